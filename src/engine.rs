@@ -1,15 +1,15 @@
-//! Opens the store that is configured, whichever engine keeps it: an SQLite file, or a database on a
-//! PostgreSQL server that several relays share.
+//! Opens the configured store with its engine: an SQLite file, or a database on a PostgreSQL server
+//! that several relays share.
 
 use crate::config::Config;
 use crate::index::Index;
 use crate::store::{CheckReport, EventStore, Store, StoreError, StoreOptions, check};
 use std::sync::Arc;
 
-/// Opens the store with its sets, of which the kept ones may take `memory_bytes`. Blocks.
+/// Opens the store with its sets; the kept ones may take `memory_bytes`. Blocks.
 ///
 /// # Errors
-/// When the store cannot be opened, or this program was built without its engine.
+/// [`StoreError`] when the store cannot be opened, or this program was built without its engine.
 pub fn open_index(
     config: &Config,
     options: StoreOptions,
@@ -35,10 +35,10 @@ pub fn open_store(
     database::open_store(config.store.url.expose(), options)
 }
 
-/// Checks the store. `progress` hears of the events that are done, and of how many there are. Blocks.
+/// Checks the store. `progress` gets the number of checked events and the total. Blocks.
 ///
 /// # Errors
-/// When the store is not there or cannot be read.
+/// [`StoreError`] when the store does not exist or cannot be read.
 pub fn check_store(
     config: &Config,
     progress: impl FnMut(u64, u64),

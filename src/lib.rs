@@ -19,8 +19,8 @@
 //! # }
 //! ```
 //!
-//! [`sync`] has the other side, [`sidecar`] what stands beside another relay. The crates below can be taken alone:
-//! [`reconcile`], [`store`], [`index`].
+//! [`sync`] is the client side of reconciliation, [`sidecar`] a plugin for other relays. The crates
+//! below are usable separately: [`reconcile`], [`store`], [`index`].
 #![forbid(unsafe_code)]
 #![warn(missing_debug_implementations, missing_docs)]
 #![warn(clippy::return_self_not_must_use)]
@@ -35,7 +35,8 @@ pub mod relay;
 pub mod sidecar;
 pub mod sync;
 
-// What the program and the tests of this package need besides. No part of the API: it changes without notice.
+// Used by the program and the tests of this package. Not part of the API: may change without
+// notice.
 #[doc(hidden)]
 pub mod control;
 #[doc(hidden)]

@@ -7,14 +7,14 @@ use std::io::Write;
 use std::process::ExitCode;
 use tikv_jemallocator::Jemalloc;
 
-// Threads come and go for years: the system's own allocator keeps more with each hour of it.
+// Threads start and end for years: the system's allocator would keep more memory with each hour.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     let command_line = match cli::CommandLine::try_parse() {
         Ok(command_line) => command_line,
-        // A wrong command line is exit code 1: 2 means that a sync could not be completed.
+        // An invalid command line exits with 1; 2 means that a sync could not be completed.
         Err(error) => {
             let _ = error.print();
             return ExitCode::from(u8::from(error.use_stderr()));
@@ -29,8 +29,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The error and its causes, each said once, and what to do about it: many errors end with what their cause says, and some
-/// causes only repeat it.
+/// The error, its causes and a hint, without repetitions: many errors end with the text of their
+/// cause, and some causes repeat the error.
 fn explain(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     let mut last = text.clone();

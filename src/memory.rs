@@ -1,21 +1,21 @@
-//! The memory that there is to provide for: what a cgroup allows, or what the machine has free. Caches
-//! and batches take shares of it, so that the same program runs in 256 MB and in 64 GB.
+//! The memory available to the process: the limit of its cgroup, or the free memory of the machine.
+//! Caches and batches get shares of it, so that the same program runs in 256 MB and in 64 GB.
 
 use std::path::{Path, PathBuf};
 
-/// What is taken for granted where nothing can be read: the smallest machine that is provided for.
+/// Assumed if nothing can be read: the smallest supported machine.
 const UNKNOWN_BYTES: u64 = 256 << 20;
-/// What a cgroup without a limit says, or more.
+/// From this value on, a cgroup's limit counts as unlimited.
 const NO_LIMIT_BYTES: u64 = 1 << 60;
 
-/// The memory that this process may count on, as it was at the start.
+/// The memory available to this process at its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
     bytes: u64,
     limit: Limit,
 }
 
-/// What sets how much it is.
+/// The source of the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Limit {
     Cgroup,
@@ -25,8 +25,8 @@ enum Limit {
 }
 
 impl Memory {
-    /// Reads what there is: the least of the limits of the process's cgroups (v1 or v2), its limit of
-    /// address space and what the machine has free.
+    /// Reads the available memory: the lowest of the limits of the process's cgroups (v1 or v2),
+    /// its limit of address space and the machine's free memory.
     pub fn read() -> Self {
         let cgroup = cgroup_limit(Path::new("/proc/self/cgroup"), Path::new("/sys/fs/cgroup"));
         let found = [
@@ -45,17 +45,17 @@ impl Memory {
         Self { bytes, limit }
     }
 
-    /// So much, whatever the machine says.
+    /// A fixed amount, for tests and configuration.
     pub fn of_bytes(bytes: u64) -> Self {
         Self { bytes, limit: Limit::Unknown }
     }
 
-    /// As much as it is, in bytes.
+    /// The amount in bytes.
     pub fn bytes(self) -> u64 {
         self.bytes
     }
 
-    /// What sets it, in words.
+    /// The source of the limit, for messages.
     pub fn limit(self) -> &'static str {
         match self.limit {
             Limit::Cgroup => "cgroup limit",
@@ -65,7 +65,7 @@ impl Memory {
         }
     }
 
-    /// One part in `parts`, in bytes, and no more than `most`.
+    /// One part in `parts`, in bytes, at most `most`.
     pub fn share(self, parts: u64, most: usize) -> usize {
         usize::try_from(self.bytes / parts.max(1)).unwrap_or(usize::MAX).min(most)
     }
@@ -75,13 +75,13 @@ fn text(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The least limit of the cgroups that the process is in, and of those above them.
+/// The lowest limit of the process's cgroups and their parents.
 fn cgroup_limit(membership: &Path, root: &Path) -> Option<u64> {
     let limit = |(folder, file): (PathBuf, &str)| {
         let bytes = text(folder.join(file)).trim().parse().ok()?;
         (bytes < NO_LIMIT_BYTES).then_some(bytes)
     };
-    // Each line: a number, the controllers (none in v2) and the path.
+    // Each line has a number, the controllers (none in v2) and the path.
     let memberships = text(membership);
     let groups = memberships.lines().filter_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
@@ -94,7 +94,7 @@ fn cgroup_limit(membership: &Path, root: &Path) -> Option<u64> {
             _ => None,
         }
     });
-    // Inside a container the path may be the host's, and only the root is there.
+    // In a container the path may be the host's, and only the root exists.
     groups
         .flat_map(|(root, path, file)| {
             let below: Vec<_> = Path::new(path.trim_start_matches('/')).ancestors().collect();
@@ -104,19 +104,19 @@ fn cgroup_limit(membership: &Path, root: &Path) -> Option<u64> {
         .min()
 }
 
-/// What is left of RLIMIT_AS, in bytes: the program and its libraries take of it, too.
+/// The rest of RLIMIT_AS, in bytes. The program and its libraries count towards that limit.
 fn address_space_left(limits: &str, status: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
     let limit: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(limit.saturating_sub(kib_line(status, "VmSize:").unwrap_or(0)))
 }
 
-/// What can be had without swapping, in bytes.
+/// The memory available without swapping, in bytes.
 fn available(meminfo: &str) -> Option<u64> {
     kib_line(meminfo, "MemAvailable:")
 }
 
-/// The bytes that the line of this name gives in kB.
+/// The value of the line with this name, in bytes; the file has it in kB.
 fn kib_line(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
@@ -145,7 +145,7 @@ mod tests {
         group(&root, "small", "memory.max", "1000\n");
         assert_eq!(limit("0::/system.slice/negsync.service\n"), Some(256 << 20));
         assert_eq!(limit("0::/small"), Some(1_000));
-        // A container that is told its host's path sees its own group as the root.
+        // A container that has its host's path sees its own group as the root.
         group(&root, "", "memory.max", "5000\n");
         assert_eq!(limit("0::/docker/0123"), Some(5_000));
         // Version 1.

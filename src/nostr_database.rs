@@ -1,5 +1,5 @@
-//! The store as nostr-sdk's database (feature `nostr-database`), so that a program built on it
-//! keeps its events here, by the same rules as the relay, and reconciles whole sets.
+//! The store as nostr-sdk's database (feature `nostr-database`): a program built on nostr-sdk
+//! stores its events here, by the same rules as the relay, and can reconcile complete sets.
 
 use crate::index::{Index, SnapshotError};
 use crate::reconcile::RangeSet;
@@ -19,17 +19,17 @@ pub struct Database {
 }
 
 impl Database {
-    /// The database over an index.
+    /// A database over an index.
     pub fn new(index: Index) -> Self {
         Self { index }
     }
 
-    /// The index underneath.
+    /// The underlying index.
     pub fn index(&self) -> &Index {
         &self.index
     }
 
-    /// Runs what blocks where it may.
+    /// Runs blocking work on a blocking thread.
     fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Index) -> Result<T, Failure> + Send + 'static,
@@ -50,7 +50,7 @@ impl std::fmt::Debug for Database {
     }
 }
 
-/// Why the store could not do what it was asked to.
+/// Why the store failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("the filter cannot be answered: {0}")]
@@ -76,7 +76,7 @@ impl NostrDatabase for Database {
         self.run(move |index| {
             let event =
                 store::Event::parse(&json).map_err(|error| Failure::Event(error.to_string()))?;
-            // nostr-sdk's contract: what it saves it has verified.
+            // nostr-sdk guarantees that the events it saves are verified.
             let outcomes = index.store().publish(vec![event.trust()])?;
             match outcomes.into_iter().next() {
                 Some(Outcome::Failed(reason)) => Err(Failure::Event(reason)),
@@ -95,7 +95,7 @@ impl NostrDatabase for Database {
             Ok(if is_saved {
                 DatabaseEventStatus::Saved
             } else {
-                // Who deleted what is kept by author and id, and the author is not known here.
+                // Deletions are stored by author and id, and the author is not known here.
                 DatabaseEventStatus::NotExistent
             })
         })
@@ -121,7 +121,7 @@ impl NostrDatabase for Database {
         })
     }
 
-    /// Every item that matches, however many there are.
+    /// All items that match, without a limit.
     fn negentropy_items(
         &self,
         filter: Filter,

@@ -1,10 +1,10 @@
-//! Seconds for people: a second as a date, UTC in the Gregorian calendar, and a number of them in words.
+//! Formats seconds: as dates, in UTC and the Gregorian calendar, and as durations.
 
 use crate::store::DAY_S;
 
 /// Days from 1 March of the year 0 to 1 January 1970.
 const DAYS_TO_1970: u64 = 719_468;
-/// A year that begins in March ends with the day that not every year has.
+/// The lengths of the months of a year that begins in March, so that the leap day is its last day.
 const MONTH_DAYS: [u64; 12] = [31, 30, 31, 30, 31, 31, 30, 31, 30, 31, 31, 29];
 
 /// `seconds` since the Unix epoch as `2026-01-31 23:59:59`.
@@ -20,7 +20,7 @@ pub fn date(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
-/// A number of seconds in its largest unit of which there are two or more.
+/// A duration in the largest unit with a count of at least two.
 pub fn span(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -30,10 +30,10 @@ pub fn span(seconds: u64) -> String {
     }
 }
 
-/// Year, month and day so many days after 1 January 1970.
+/// Year, month and day, given the number of days since 1 January 1970.
 fn calendar(days: u64) -> (u64, u64, u64) {
-    // Cycles of 400, 100, 4 and 1 years; of the second and the last kind, the one that ends the
-    // cycle above it has a day more.
+    // Cycles of 400, 100, 4 and 1 years. For cycles of 100 years and of 1 year, the last one in the
+    // cycle above has one day more.
     let days = days + DAYS_TO_1970;
     let (cycles, days) = (days / 146_097, days % 146_097);
     let centuries = (days / 36_524).min(3);

@@ -1,12 +1,12 @@
-//! What a client may do, by the keys that it has shown. A refusal begins with `auth-required: `
-//! where showing a key may help, and with `restricted: ` where it has not (NIP-42).
+//! Permissions of a client, by its authenticated keys. A refusal begins with `auth-required: ` if
+//! authentication may help, and with `restricted: ` if the keys lack the permission (NIP-42).
 
 use crate::config::{AuthConfig, PublicKeys};
 use crate::moderation::BanList;
 use crate::prefix::Prefix;
 use crate::store::{AUTHENTICATION, Event, Filter, VANISH, Viewer};
 
-/// Whether the event may be published.
+/// Checks that the client may publish the event.
 ///
 /// # Errors
 /// The refusal, with its prefix.
@@ -22,14 +22,14 @@ pub(crate) fn may_publish(
     if viewer.sees_all() {
         return Ok(());
     }
-    // NIP-70: only by its author.
+    // NIP-70: only the author may publish it.
     if event.is_protected() && !viewer.keys().contains(event.pubkey()) {
         return Err(refusal(viewer, "this event may only be published by its author"));
     }
     if event.holds_protected() {
         return Err(Prefix::Blocked.before("a repost must not hold a protected event"));
     }
-    // NIP-62: a request to vanish is followed whoever may publish.
+    // NIP-62: requests to vanish are accepted from every author.
     if event.kind() == VANISH {
         return Ok(());
     }
@@ -42,8 +42,8 @@ pub(crate) fn may_publish(
     Err(refusal(viewer, "only listed keys may publish here"))
 }
 
-/// Whether what the filters select may be asked for. Events that are not for the client are left
-/// out of the answer; it is refused only where nothing could be in it.
+/// Checks that the client may ask for the filters. Events that it may not see are left out of the
+/// answer; the request is refused only if the answer could not contain any event.
 ///
 /// # Errors
 /// The refusal, with its prefix.
@@ -61,7 +61,7 @@ pub(crate) fn may_read(
     Ok(())
 }
 
-/// Whether what the filters select may be reconciled.
+/// Checks that the client may reconcile the filters.
 ///
 /// # Errors
 /// The refusal, with its prefix.
@@ -74,7 +74,7 @@ pub(crate) fn may_sync(
     may_sync_public(config, viewer)
 }
 
-/// As [`may_sync`], of what is for everybody.
+/// Like [`may_sync`], for public events only.
 ///
 /// # Errors
 /// The refusal, with its prefix.

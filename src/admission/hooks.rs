@@ -1,4 +1,4 @@
-//! What a program that runs a relay decides in Rust, beside the configuration.
+//! Hooks in Rust of the program that runs a relay, in addition to the configuration.
 
 use super::{Refusal, RefusalReason, Source};
 use crate::prefix::Prefix;
@@ -17,13 +17,13 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
-    /// Why the program does not take the event, where it does not.
+    /// The refusal of the program's hook, if it refuses the event.
     pub(super) fn refuses(&self, event: &VerifiedEvent, source: &Source) -> Option<Refusal> {
         let text = self.admit.as_ref()?(event, source).err()?;
         Some(Refusal::new(event, RefusalReason::WritePolicy, prefixed(text, Prefix::Blocked)))
     }
 
-    /// Whether the program lets the client ask for what the filters select.
+    /// Asks the program's hook whether the client may ask for the filters.
     pub(super) fn may_read(
         &self,
         viewer: &Viewer,
@@ -34,7 +34,7 @@ impl Hooks {
     }
 }
 
-/// The text with a machine-readable prefix (NIP-01): its own, or else this one.
+/// The text with a machine-readable prefix (NIP-01): its own, or `prefix` if it has none.
 fn prefixed(text: String, prefix: Prefix) -> String {
     if Prefix::of(&text).is_some() { text } else { format!("{prefix}: {text}") }
 }

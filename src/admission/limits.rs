@@ -1,10 +1,10 @@
-//! `[limits]` of an event. The errors name the field that is over its limit.
+//! Checks an event against `[limits]`. The errors name the field that exceeds its limit.
 
 use crate::config::Limits;
 use crate::store::{Event, VANISH};
 
-/// Whether an event is not too large and says what it has to. Its length is that of the form in which
-/// it is stored and sent, whatever white space and escapes it came with.
+/// Checks the sizes of an event, and that a request to vanish names a relay. The length is that of
+/// the stored form, without the white space and escapes of the received JSON.
 pub(super) fn check_form(event: &Event, limits: &Limits) -> Result<(), String> {
     let (bytes, most) = (event.json().len(), limits.longest_event());
     if bytes > most {
@@ -24,7 +24,7 @@ pub(super) fn check_form(event: &Event, limits: &Limits) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether an event is neither too old nor from too far in the future.
+/// Checks that an event is neither too old nor too far in the future.
 pub(super) fn check_time(event: &Event, limits: &Limits, now: u64) -> Result<(), String> {
     let created_at = event.item().created_at;
     let (ahead, behind) = (limits.created_at_ahead_s, limits.created_at_behind_s);

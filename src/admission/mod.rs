@@ -1,9 +1,9 @@
-//! The one door for events: published ones, those that a peer sends for our store or for the relay
-//! that we stand before, and imported ones.
+//! Admission of events: published events, events from peers for our store or for the attached
+//! relay, and imported events.
 //!
-//! The door has two halves. [`Admission::read`] and [`Admission::check`] ask what is cheap, before
-//! the signature is verified: limits, the ban list, protected events, who may publish. [`Admission::judge`] asks
-//! the operator's program about verified events.
+//! It has two stages. [`Admission::read`] and [`Admission::check`] make the cheap checks before the
+//! signature is verified: limits, the ban list, protected events, permission to publish.
+//! [`Admission::judge`] asks the operator's program about verified events.
 
 pub(crate) mod access;
 mod hooks;
@@ -21,61 +21,60 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Where an event comes from.
+/// The source of an event.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Source {
     /// A client.
     Client {
-        /// Where it connects from.
+        /// The client's IP address.
         address: IpAddr,
-        /// The address that it shares its turns with others by: its own, or its IPv6 network's.
+        /// The address for fair queues and limits: its own, or its IPv6 network's.
         counted_as: IpAddr,
-        /// The keys that it has shown (NIP-42).
+        /// The authenticated keys (NIP-42).
         viewer: Viewer,
     },
     /// A peer that we sync with.
     Peer {
         /// Its URL.
         url: String,
-        /// Whether it sends what is new, rather than what was asked for.
+        /// Whether the event is new, as opposed to requested.
         live: bool,
     },
-    /// A file that the operator imports: limits of size and the ban list hold, all else is the
-    /// operator's business.
+    /// A file that the operator imports: size limits and the ban list apply, and no other check.
     Import,
 }
 
-/// Why an event is not taken.
+/// Why an event is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RefusalReason {
-    /// It is no event.
+    /// It is malformed.
     Malformed,
-    /// It is over one of the `[limits]`.
+    /// It exceeds one of the `[limits]`.
     OverLimits,
     /// Only its author may publish it, or it is a repost of such an event (NIP-70).
     Protected,
-    /// Whoever sends it may not publish it.
+    /// The sender lacks the permission to publish it.
     NotAllowed,
-    /// The operator has banned it, its author, its kind, or a word of it.
+    /// The operator has banned it, its author, its kind, or a word in it.
     Banned,
-    /// The write policy rejects it, or the hook of the program that runs the relay.
+    /// The write policy refuses it, or the hook of the program that runs the relay.
     WritePolicy,
-    /// The write policy gives no answer.
+    /// The write policy does not answer.
     NoWritePolicy,
 }
 
-/// An event is not taken.
+/// The refusal of an event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 #[non_exhaustive]
 pub struct Refusal {
-    /// The event's id in lower-case hex, where one could be read.
+    /// The event's id in lower-case hex, if it could be parsed.
     pub id: Option<String>,
-    /// Why.
+    /// The reason.
     pub reason: RefusalReason,
-    /// What its sender is told, with a machine-readable prefix (NIP-01).
+    /// The text for the sender, with a machine-readable prefix (NIP-01).
     pub text: String,
 }
 
@@ -89,31 +88,31 @@ impl Refusal {
     }
 }
 
-/// What becomes of an event.
+/// The decision about an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Judgement {
     /// It may be stored.
     Accept,
-    /// It is not stored, and its sender is told why.
+    /// It is not stored; the sender gets the reason.
     Reject(Refusal),
-    /// It is not stored, and its sender is told that it was.
+    /// It is not stored, but the sender is answered as if it were.
     ShadowReject,
 }
 
-/// Why the door cannot be opened.
+/// Why admission cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdmissionError {
-    /// The system gives no thread for the write policy.
+    /// A thread for the write policy cannot be started.
     #[error("cannot start a thread for the write policy: {0}")]
     Thread(io::Error),
-    /// The ban list cannot be used.
+    /// The ban list cannot be read.
     #[error(transparent)]
     Moderation(#[from] ModerationError),
 }
 
-/// Decides about every event. Clones share it, and the operator's program.
+/// Decides about every event. Clones share the state and the operator's program.
 #[derive(Clone)]
 pub struct Admission {
     config: ConfigHandle,
@@ -130,15 +129,15 @@ impl std::fmt::Debug for Admission {
 }
 
 impl Admission {
-    /// The door as it is configured; the write policy is started with it.
+    /// Starts admission as configured, with the write policy.
     ///
     /// # Errors
-    /// When the system gives no thread, or the ban list cannot be used.
+    /// [`AdmissionError`] when a thread cannot be started, or the ban list cannot be read.
     pub fn start(config: impl Into<ConfigHandle>) -> Result<Self, AdmissionError> {
         Self::start_with(config, Hooks::default())
     }
 
-    /// As [`Admission::start`], with hooks of the program that runs the relay.
+    /// Like [`Admission::start`], with hooks of the program that runs the relay.
     pub(crate) fn start_with(
         config: impl Into<ConfigHandle>,
         hooks: Hooks,
@@ -149,28 +148,28 @@ impl Admission {
         Ok(Self { policy, config, moderation, hooks, clock: Clock::system() })
     }
 
-    /// The same, by the clock of the store that the events are for.
+    /// The same with the clock of the store that the events are for.
     #[must_use]
     pub(crate) fn by_clock(self, clock: &Clock) -> Self {
         Self { clock: clock.clone(), ..self }
     }
 
-    /// What the operator does not want.
+    /// The ban list.
     pub fn moderation(&self) -> &Moderation {
         &self.moderation
     }
 
-    /// The configuration in force.
+    /// The current configuration.
     pub fn config(&self) -> Arc<Config> {
         self.config.load()
     }
 
-    /// The handle of the configuration in force.
+    /// The handle of the current configuration.
     pub fn config_handle(&self) -> &ConfigHandle {
         &self.config
     }
 
-    /// Puts a new configuration in force, as far as that takes no restart.
+    /// Applies a new configuration, except for keys that need a restart.
     ///
     /// # Errors
     /// As [`Config::check`]; everything then stays as it was.
@@ -180,10 +179,10 @@ impl Admission {
         Ok(reloaded)
     }
 
-    /// Reads an event from JSON, and checks it.
+    /// Parses an event from JSON, and checks it.
     ///
     /// # Errors
-    /// As [`Admission::check`], and when it is no event.
+    /// As [`Admission::check`], and when the event is malformed.
     pub fn read(&self, json: &str, source: &Source) -> Result<Event, Refusal> {
         let event = Event::parse(json)
             .map_err(|error| Refusal::invalid(error.id, RefusalReason::Malformed, &error.reason))?;
@@ -191,16 +190,16 @@ impl Admission {
         Ok(event)
     }
 
-    /// Checks an event that is not verified yet.
+    /// Checks an event whose signature is not verified yet.
     ///
     /// # Errors
-    /// When it is over a limit, or not for this source to bring.
+    /// [`Refusal`] when it exceeds a limit, or the source may not publish it.
     pub fn check(&self, event: &Event, source: &Source) -> Result<(), Refusal> {
         check(&self.config(), &self.moderation.current(), event, source, self.clock.now())
     }
 
-    /// Asks the hook and the write policy about events, all of one source; the verdicts come in their order. It
-    /// is not asked about what is imported. Sources take turns.
+    /// Asks the hook and the write policy about events of one source. The verdicts are in the order
+    /// of the events. Imported events are accepted without asking. Sources are served in turn.
     pub async fn judge(&self, events: &[VerifiedEvent], from: &Source) -> Vec<Judgement> {
         let Some(source) = asked_as(from) else {
             return vec![Judgement::Accept; events.len()];
@@ -218,7 +217,7 @@ impl Admission {
         events.iter().zip(refusals).map(judgement).collect()
     }
 
-    /// Whether a client may ask for what the filters select by REQ and COUNT.
+    /// Checks that a client may ask for the filters by REQ and COUNT.
     ///
     /// # Errors
     /// The refusal, with its prefix.
@@ -231,7 +230,7 @@ impl Admission {
         self.hooks.may_read(viewer, filters)
     }
 
-    /// Whether a client may reconcile what the filters select.
+    /// Checks that a client may reconcile the filters.
     ///
     /// # Errors
     /// The refusal, with its prefix.
@@ -280,7 +279,7 @@ fn check(
     Ok(())
 }
 
-/// The source in the words of strfry's plugin protocol; `None` where the program is not asked.
+/// The source in terms of strfry's plugin protocol; `None` if the program is not asked.
 fn asked_as(source: &Source) -> Option<policy::PolicySource> {
     match source {
         Source::Client { address, counted_as, .. } => {

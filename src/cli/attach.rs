@@ -1,4 +1,4 @@
-//! `negsync attach`, and what it shares with `negsync sync --into`.
+//! `negsync attach`, and the parts shared with `negsync sync --into`.
 
 use super::service_manager::Starting;
 use super::serving::{ListenArguments, Serves, Serving, Signals, say_where, sockets_handed_over};
@@ -70,7 +70,7 @@ pub(super) struct AttachArguments {
     listen: ListenArguments,
 }
 
-/// Our side of syncs for the relay that is configured. The store holds only what they remember.
+/// Our side of syncs for the configured relay. The store holds only the recorded state of syncs.
 pub(super) fn local(config: Config) -> anyhow::Result<Local> {
     let (sets, notes) = (open_sets(&config)?, open_notes(&config)?);
     Ok(Local::attached(sets, notes, Admission::start(config)?)?)
@@ -116,11 +116,11 @@ pub(super) fn run(arguments: &AttachArguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The plugin, and what syncs on the relay's behalf remember.
+/// The sidecar, and the recorded state of syncs on the relay's behalf.
 struct Beside {
     attach: Attach,
     sets: Sets,
-    // Once there are peers.
+    // Opened once there are peers.
     notes: Option<Arc<dyn EventStore>>,
 }
 

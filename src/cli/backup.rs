@@ -55,5 +55,5 @@ pub(super) fn run(arguments: &BackupArguments) -> anyhow::Result<ExitCode> {
     Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::from(check::FOUND) })
 }
 
-/// The bar of a copy.
+/// The progress bar of a copy.
 pub(super) const PAGES: &str = "{bar:40} {percent}% {human_pos} of {human_len} pages, {eta} left";

@@ -1,45 +1,45 @@
-//! The lines of an import that are no events: the first are shown one by one, the others are written to
-//! a file and counted by the field that is wrong.
+//! Lines of an import that are not events: the first ones are shown; the others are written to a
+//! file and counted by the faulty field.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// So many lines are shown one by one.
+/// Number of lines that are shown.
 const MOST_SHOWN: u64 = 20;
-/// So many fields are counted apart; an event has seven.
+/// Number of fields that are counted separately; an event has seven.
 const MOST_FIELDS: usize = 16;
 
-/// The lines so far.
+/// The bad lines so far.
 pub(super) struct BadLines {
     count: u64,
-    // The file that is read, where there are several.
+    // The current file, if there are several.
     file: Option<String>,
-    // How many lines more than are shown, and the place of the first of them.
+    // The number of lines that are not shown, and the place of the first one, by field.
     by_field: BTreeMap<String, (u64, String)>,
     rest: RestFile,
 }
 
-/// Where the lines go that are not shown; made for the first of them.
+/// The file for lines that are not shown; created for the first of them.
 struct RestFile {
     path: PathBuf,
     writer: Option<BufWriter<File>>,
 }
 
 impl BadLines {
-    /// None yet; the file at `rest` is to have those that are not shown.
+    /// No lines yet; lines that are not shown go to the file at `rest`.
     pub(super) fn new(rest: PathBuf) -> Self {
         let rest = RestFile { path: rest, writer: None };
         Self { count: 0, file: None, by_field: BTreeMap::new(), rest }
     }
 
-    /// Goes on with another file.
+    /// Continues with another file.
     pub(super) fn begin(&mut self, file: Option<&Path>) {
         self.file = file.map(|file| file.display().to_string());
     }
 
-    /// Notes a line, and returns what is to be said of it now.
+    /// Records a line. Returns the text to show for it, if any.
     pub(super) fn add(&mut self, line: u64, reason: &str) -> Option<String> {
         self.count += 1;
         let text = match &self.file {
@@ -61,12 +61,12 @@ impl BadLines {
         (self.count == MOST_SHOWN + 1).then(|| "more lines that are no events are counted".into())
     }
 
-    /// How many there were.
+    /// The number of bad lines.
     pub(super) fn count(&self) -> u64 {
         self.count
     }
 
-    /// What is to be said at the end of those that were not shown.
+    /// The final text about lines that were not shown.
     pub(super) fn summary(&mut self) -> Option<String> {
         let more = self.count.checked_sub(MOST_SHOWN).filter(|more| *more > 0)?;
         let by_field: Vec<String> = self
@@ -86,7 +86,7 @@ impl BadLines {
 }
 
 impl RestFile {
-    /// What goes wrong here is said at the end: the import goes on.
+    /// A failure is reported at the end: the import continues.
     fn write(&mut self, text: &str) {
         if self.writer.is_none() {
             self.writer = File::create(&self.path).ok().map(BufWriter::new);

@@ -71,14 +71,14 @@ pub(super) struct UnbanArguments {
     banned: BannedArguments,
 }
 
-/// What a `KEY|ID` is.
+/// The meaning of a `KEY|ID`.
 enum Named {
     Key(PublicKey),
     Event(EventId),
 }
 
 impl BannedArguments {
-    /// The entries that are meant, each with the reason.
+    /// The selected entries, each with the reason.
     fn entries(&self, config: &Config, reason: &str) -> anyhow::Result<Vec<ListEntry>> {
         let reason = || reason.to_owned();
         let key = |key: &PublicKey| ListEntry::Key(key.to_bytes(), reason());
@@ -150,7 +150,7 @@ pub(super) fn unban(arguments: &UnbanArguments) -> anyhow::Result<ExitCode> {
     let is_meant = |kept: &ListEntry| {
         entries.iter().any(|entry| match (entry, kept) {
             (_, ListEntry::AllowKey(..) | ListEntry::AllowEvent(..)) => false,
-            // Hex digits of an event that is not stored look like a key.
+            // The hex digits of an event that is not stored look like those of a key.
             (ListEntry::Key(one, _), ListEntry::Event(other, _)) => one == other,
             _ => entry.replaces(kept),
         })
@@ -169,7 +169,7 @@ pub(super) fn unban(arguments: &UnbanArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The stored events that the entries are about, by key and by id; `None` when they name neither.
+/// The stored events that the entries affect, by key and by id; `None` if the entries have neither.
 fn stored(entries: &[ListEntry]) -> Option<Choice> {
     let (mut authors, mut ids) = (Vec::new(), Vec::new());
     for entry in entries {
@@ -183,13 +183,13 @@ fn stored(entries: &[ListEntry]) -> Option<Choice> {
     (filter.is_some() || !ids.is_empty()).then_some(Choice { ids, filter })
 }
 
-/// How many of them are stored; `None` when the store cannot be read.
+/// The number of these events that are stored; `None` if the store cannot be read.
 fn count_stored(config: &Config, choice: &Choice) -> Option<u64> {
     let reader = StoreReader::open(config).ok()?;
     Some(reader.selected(&choice.selection().ok()?).ok()?.stored)
 }
 
-/// Says whether a text is a key or an event.
+/// Determines whether a text is a key or an event.
 fn named(text: &str, config: &Config) -> anyhow::Result<Named> {
     match Nip19::from_bech32(text) {
         Ok(Nip19::Pubkey(key)) => return Ok(Named::Key(key)),

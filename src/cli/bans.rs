@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &BansArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// An entry under its word in the file.
+/// An entry as JSON, under its keyword in the file.
 fn object(entry: &ListEntry) -> Value {
     let line = entry.to_string();
     let (word, rest) = line.split_once(' ').unwrap_or((&line, ""));

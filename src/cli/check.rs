@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::process::ExitCode;
 
-/// The exit code when something is wrong with the store.
+/// The exit code when there are findings.
 pub(super) const FOUND: u8 = 2;
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -30,12 +30,12 @@ pub(super) fn run(arguments: &CheckArguments) -> anyhow::Result<ExitCode> {
     let name = config.store.name();
     let checked = look(|progress| check_store(&config, progress))?;
     let text = if arguments.json { object(&name, &checked) } else { lines(&name, &checked) };
-    // Whoever closed standard output has the exit code.
+    // The exit code is valid even if standard output is closed.
     let _ = write!(std::io::stdout(), "{text}");
     Ok(if checked.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
 }
 
-/// Shows how far `check` is, with a bar on a terminal.
+/// Shows the progress of `check`, with a bar on a terminal.
 pub(super) fn look(
     check: impl FnOnce(&mut dyn FnMut(u64, u64)) -> Result<CheckReport, StoreError>,
 ) -> anyhow::Result<CheckReport> {

@@ -1,16 +1,16 @@
-//! The lines of an import, a chunk at a time, each with its number and of bounded length.
+//! Reads the lines of an import in chunks, each line with its number and of bounded length.
 
 use anyhow::Context;
 use std::io::{BufRead, Read};
 
-/// How many lines, and about how many bytes of them, a chunk holds.
+/// Lines in a chunk, and their approximate bytes.
 const CHUNK_LINES: usize = 512;
 pub(super) const CHUNK_BYTES: usize = 1 << 20;
 
-/// Lines with their numbers, counted from 1, and how many bytes of input they are.
+/// Lines with their numbers, counted from 1, and their number of input bytes.
 pub(super) struct Chunk {
     pub(super) lines: Vec<(u64, String)>,
-    // The number of a line behind them that is over the limit; it ends the chunk.
+    // The number of a line above the length limit, which ends the chunk.
     pub(super) too_long: Option<u64>,
     pub(super) bytes: u64,
 }
@@ -23,12 +23,12 @@ pub(super) struct Chunks<R> {
 }
 
 impl<R: BufRead> Chunks<R> {
-    /// Chunks whose lines have at most `line_limit_bytes` each, their ends apart.
+    /// Chunks whose lines have at most `line_limit_bytes` each, without line ends.
     pub(super) fn new(input: R, line_limit_bytes: usize) -> Self {
         Self { input, line_limit_bytes, line: 0 }
     }
 
-    /// The next lines without the empty ones, or `None` at the end.
+    /// The next lines, without empty ones; `None` at the end.
     pub(super) fn next(&mut self) -> anyhow::Result<Option<Chunk>> {
         let mut chunk = Chunk { lines: Vec::with_capacity(CHUNK_LINES), too_long: None, bytes: 0 };
         while chunk.lines.len() < CHUNK_LINES && chunk.bytes < CHUNK_BYTES as u64 {
@@ -47,9 +47,9 @@ impl<R: BufRead> Chunks<R> {
                 chunk.too_long = Some(self.line);
                 break;
             }
-            // What is not UTF-8 is not JSON either, and is reported as such.
+            // Invalid UTF-8 is invalid JSON too, and is reported as such.
             let text = String::from_utf8_lossy(&text);
-            // Some editors begin a file with a mark of its byte order.
+            // Some editors begin a file with a byte order mark.
             let text = text.trim_start_matches('\u{feff}').trim();
             if !text.is_empty() {
                 chunk.lines.push((self.line, text.to_owned()));

@@ -106,7 +106,7 @@ fn show(arguments: &ShowArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Each key with its value, without what may be a secret.
+/// Each key with its value, without possible secrets.
 fn values(config: &Config) -> anyhow::Result<HashMap<String, toml::Value>> {
     let mut values = HashMap::new();
     for (section, value) in toml::Table::try_from(config)? {
@@ -134,7 +134,7 @@ fn values(config: &Config) -> anyhow::Result<HashMap<String, toml::Value>> {
     Ok(values)
 }
 
-/// A proxy without its password.
+/// A proxy's URL without its password.
 fn shown_proxy(via: &Via) -> String {
     match via {
         Via::Direct => String::new(),
@@ -142,7 +142,7 @@ fn shown_proxy(via: &Via) -> String {
     }
 }
 
-/// The values as a file in the order of relay.toml, each with its origin behind it.
+/// The values as a file in the order of relay.toml, each with its origin after it.
 fn text(values: &HashMap<String, toml::Value>, origin: impl Fn(&str) -> String) -> String {
     let (mut text, mut current) = (String::new(), String::new());
     for key in Config::keys() {

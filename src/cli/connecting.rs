@@ -1,4 +1,4 @@
-//! How a command reaches the relays that it is given.
+//! How commands connect to the given relays.
 
 use negsync::config::{Config, Via};
 

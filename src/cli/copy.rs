@@ -1,4 +1,4 @@
-//! `negsync copy`: all events of one store into another, whichever engines keep them.
+//! `negsync copy`: copies all events of one store to another, of any engines.
 
 use super::store_reader::StoreReader;
 use super::{StoreArguments, batch_bytes, progress_bar};
@@ -11,8 +11,7 @@ use negsync::index::{Index, Sets, Slice};
 use negsync::item::Item;
 use negsync::reconcile::RangeSet;
 use negsync::store::{
-    Batches, Event, EventStore, Filter, Origin, Outcome, Selection, StoreOptions, Undelete,
-    VerifiedEvent,
+    Batches, Event, EventStore, Filter, Origin, Outcome, Selection, Undelete, VerifiedEvent,
 };
 use serde_json::json;
 use std::collections::HashSet;
@@ -31,11 +30,12 @@ of those, so that `undelete` finds them by id or --all alone; the ban list, whic
 remember of peers, which the next sync with each finds out anew; what [retention] has removed, whose
 rules the new store applies by itself.";
 
-/// Exit code when the stores are not equal in the end.
+/// Exit code when the stores differ at the end.
 const DIFFERS: u8 = 2;
-/// How many events are read and written at a time.
+/// Events that are read and written at a time.
 const CHUNK_EVENTS: usize = 1_000;
-/// So often the first store is looked at again for what came in the meantime.
+/// Maximum number of rounds: each copies events that arrived in the first store during the previous
+/// one.
 const MOST_ROUNDS: usize = 5;
 
 #[derive(clap::Args)]
@@ -70,7 +70,7 @@ pub(super) fn run(arguments: &CopyArguments) -> anyhow::Result<ExitCode> {
     let reader = StoreReader::open(&from)?;
     let source = reader.sets(&from)?;
     let batches = Batches::Long { bytes: batch_bytes() };
-    let target = open_index(&to, StoreOptions { batches, ..to.store_options() }, 0)?;
+    let target = open_index(&to, to.store_options().batches(batches), 0)?;
     let mut copying = Copying { reader, source, target, copied: 0, removed: HashSet::new() };
     for _ in 0..MOST_ROUNDS {
         if !copying.round()? {
@@ -79,7 +79,7 @@ pub(super) fn run(arguments: &CopyArguments) -> anyhow::Result<ExitCode> {
     }
     let Copying { reader, source, target, copied, removed } = copying;
     target.close();
-    // What is proven is what another program finds there.
+    // The proof uses what another program would read.
     let written = StoreReader::open(&to)?;
     let removals_only_from = removals(&reader)?.difference(&removals(&written)?).count();
     let (source, written) = (everything(&source)?, everything(&written.sets(&to)?)?);
@@ -92,19 +92,19 @@ pub(super) fn run(arguments: &CopyArguments) -> anyhow::Result<ExitCode> {
     Ok(if compared.is_equal() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) })
 }
 
-/// What is copied, and where to.
+/// The source and the target of a copy.
 struct Copying {
     reader: StoreReader,
     source: Sets,
     target: Index,
-    /// How many events the target has stored.
+    /// The number of events that the target has stored.
     copied: u64,
     /// The ids removed by the operator that the target keeps out.
     removed: HashSet<[u8; 32]>,
 }
 
 impl Copying {
-    /// Copies what the target lacks; returns whether there was anything.
+    /// Copies missing events and bans; returns whether there were any.
     fn round(&mut self) -> anyhow::Result<bool> {
         let removed: Vec<[u8; 32]> =
             removals(&self.reader)?.difference(&self.removed).copied().collect();
@@ -119,12 +119,12 @@ impl Copying {
     }
 }
 
-/// The ids that the operator has removed and keeps out.
+/// The ids that the operator removed and keeps out.
 fn removals(reader: &StoreReader) -> anyhow::Result<HashSet<[u8; 32]>> {
     Ok(reader.undeleted(&Undelete::All)?.into_iter().collect())
 }
 
-/// Copies the events that the target lacks, and returns how many that were.
+/// Copies the missing events, and returns their number.
 fn copy(source: &Sets, target: &Index) -> anyhow::Result<u64> {
     let missing = missing(&everything(source)?, &everything(target.sets())?)?;
     let bar = progress_bar(
@@ -164,7 +164,7 @@ fn contains(set: &Slice, item: &Item) -> bool {
 fn read(source: &Sets, ids: &[[u8; 32]]) -> anyhow::Result<Vec<VerifiedEvent>> {
     let (mut events, mut wrong) = (Vec::with_capacity(ids.len()), None);
     source.source().events(ids, &mut |item, json| match Event::parse(json) {
-        // A store holds what was verified.
+        // A store contains verified events only.
         Ok(event) => events.push(event.trust()),
         Err(error) => wrong = Some(format!("{}: {error}", hex::encode(&item.id))),
     })?;
@@ -174,7 +174,7 @@ fn read(source: &Sets, ids: &[[u8; 32]]) -> anyhow::Result<Vec<VerifiedEvent>> {
     }
 }
 
-/// The commits of the target: one is written while the next is read.
+/// The commits to the target: one is written while the next is read.
 struct Writing<'copy> {
     store: &'copy dyn EventStore,
     bar: &'copy ProgressBar,
@@ -199,7 +199,7 @@ impl Writing<'_> {
             match outcome {
                 Outcome::Stored => self.stored += 1,
                 Outcome::Failed(reason) => bail!("an event could not be stored: {reason}"),
-                // Whether it is missing is found by the comparison.
+                // The comparison finds missing events.
                 _ => {}
             }
         }
@@ -211,15 +211,15 @@ fn everything(sets: &Sets) -> anyhow::Result<Slice> {
     sets.snapshot(&[Filter::default()], usize::MAX).context("the store cannot be read")
 }
 
-/// How the stores compare, id by id.
+/// The comparison of the stores, id by id.
 struct StoreComparison {
     from: usize,
     to: usize,
     only_from: usize,
     only_to: usize,
-    /// Ids removed by the operator that the second does not keep out.
+    /// Ids removed by the operator that the second store does not keep out.
     removals_only_from: usize,
-    /// NIP-77's fingerprint of all ids of the second.
+    /// NIP-77's fingerprint of all ids of the second store.
     fingerprint: String,
 }
 
@@ -308,7 +308,7 @@ mod tests {
         let source = reader.sets(&from).unwrap();
         let mut copying = Copying { reader, source, target, copied: 0, removed: HashSet::new() };
         assert!(copying.round().unwrap());
-        // One that was copied, and one that nobody has.
+        // One that was copied, and one that neither store has.
         let ids = vec![[0x11; 32], [0x33; 32]];
         first.store().delete(&Selection { ids: ids.clone(), filter: None }).unwrap();
         assert!(copying.round().unwrap());

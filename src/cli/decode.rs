@@ -47,7 +47,7 @@ pub(super) fn run(arguments: &DecodeArguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Explains each line as it comes, so that a session can be followed.
+/// Explains each line as it arrives, so that a session can be followed.
 fn decode_lines(
     mut lines: Lines<impl BufRead>,
     explain: impl Fn(&str) -> Explained,

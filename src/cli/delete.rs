@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &DeleteArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What was removed, or would be, in words.
+/// Describes what was removed, or would be.
 pub(super) fn sentence(report: &ControlReport, dry_run: bool) -> String {
     let (would, are) = if dry_run { ("would be ", "would be") } else { ("", "are") };
     let ControlReport { ids, removed, requests_left } = report;

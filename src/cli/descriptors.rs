@@ -1,16 +1,16 @@
-//! The file descriptors of what serves: a connection takes one each.
+//! The limit on file descriptors: each connection needs one.
 
 use negsync::config::Config;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// More are never asked for, whatever the system allows.
+/// Maximum limit that is requested, even if the system allows more.
 const MOST: u64 = 1 << 20;
-/// For the store's files, sockets that listen, peers and programs that are started.
+/// Descriptors for the store's files, listening sockets, peers and started programs.
 const OTHERS: u64 = 64;
 
-/// Raises the limit of open files as far as the system allows without asking: shells and service
-/// managers begin with 1,024 for the sake of old programs. Warns where it stays below what the configured
-/// connections need.
+/// Raises the limit on open files as far as the system allows without privileges: shells and
+/// service managers start with 1,024 for old programs. Warns if the limit stays below the needs of
+/// the configured connections.
 pub(super) fn raise_limit(config: &Config) {
     let limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.unwrap_or(MOST).min(MOST);

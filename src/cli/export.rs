@@ -15,9 +15,9 @@ pub(super) const EXAMPLES: &str = "Examples:
   negsync export --config /etc/negsync/relay.toml --filter '{\"kinds\":[0,3]}'
   negsync export --since-last /var/lib/negsync/exported --gzip > $(date +%F).jsonl.gz";
 
-/// The bar of an export; what is exported goes to standard output, the bar to standard error.
+/// The progress bar of an export: on standard error, because the events go to standard output.
 const EVENTS: &str = "{bar:40} {percent}% {human_pos} of {human_len} events, {eta} left";
-/// After how many events a reader that has gone is noticed.
+/// Number of events between checks whether the reader of the output is gone.
 const READ_EVENTS: usize = 1_000;
 
 #[derive(clap::Args)]
@@ -57,7 +57,7 @@ pub(super) fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
         }
     };
     let mark = match exported {
-        // What nobody has read was not exported.
+        // Events that nobody has read count as not exported.
         Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
         exported => exported?,
     };
@@ -67,20 +67,20 @@ pub(super) fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes what was stored after `last`, and returns up to where that is.
+/// Writes the events stored after `last`, and returns the mark of the export.
 fn export(
     reader: &Reader,
     filter: &Filter,
     last: Option<&ExportMark>,
     mut out: PackedOutput,
 ) -> anyhow::Result<ExportMark> {
-    // All of it as it is now: of two events that a relay replaces meanwhile, exactly one is there.
+    // One snapshot: of two versions of a replaceable event exactly one is in it.
     let mark = reader.read_snapshot(|moment| {
         let mut hits = moment.newest(std::slice::from_ref(filter), usize::MAX)?;
         if let Some(last) = last {
             moment.keep_stored_after(last, &mut hits)?;
         }
-        // Oldest first, so that an import meets an event before what deletes or replaces it.
+        // Oldest first, so that an import gets an event before the one that deletes or replaces it.
         hits.reverse();
         let bar = progress_bar(Some(hits.len() as u64), EVENTS);
         for hits in hits.chunks(READ_EVENTS) {
@@ -99,7 +99,7 @@ fn export(
     Ok(mark)
 }
 
-/// Writes every event of a database that matches.
+/// Writes every matching event of a database.
 fn export_all(
     store: &dyn EventStore,
     filter: &Filter,
@@ -124,7 +124,7 @@ fn read_mark(path: &Path) -> anyhow::Result<ExportMark> {
     })
 }
 
-/// Puts a new file in the place of the last one.
+/// Replaces the last mark by a new file.
 fn write_mark(path: &Path, mark: &ExportMark) -> anyhow::Result<()> {
     let directory = path.parent().filter(|it| !it.as_os_str().is_empty());
     let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")))?;

@@ -1,5 +1,5 @@
-//! On a small machine, memory that is freed goes back to the system at once: otherwise the allocator
-//! keeps it for ten seconds, in case it is wanted again, and a crowd takes twice as much.
+//! On a small machine, freed memory is returned to the system at once. By default the allocator
+//! keeps it for ten seconds for reuse, and many clients at a time would take twice as much.
 
 use super::memory;
 use std::os::unix::process::CommandExt;
@@ -7,12 +7,12 @@ use std::process::Command;
 
 /// A machine with less memory than this is small, in bytes.
 const SMALL_BYTES: u64 = 512 << 20;
-/// Where jemalloc looks for its settings, before `main`.
+/// The environment variable from which jemalloc reads its settings, before `main`.
 const VARIABLE: &str = "_RJEM_MALLOC_CONF";
 const AT_ONCE: &str = "dirty_decay_ms:0,muzzy_decay_ms:0";
 
-/// Begins the program anew in the same process, with the allocator set, where little memory is
-/// provided and nobody has set it. Where that fails, the program goes on as it is.
+/// Restarts the program in the same process with the allocator's setting, if the machine is small
+/// and the variable is not set. If that fails, the program continues unchanged.
 pub(super) fn give_back_at_once_if_small() {
     if std::env::var_os(VARIABLE).is_some() || memory().bytes() >= SMALL_BYTES {
         return;
@@ -23,6 +23,6 @@ pub(super) fn give_back_at_once_if_small() {
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    // Returns only when it fails.
+    // Returns only on failure.
     let _ = command.args(arguments).env(VARIABLE, AT_ONCE).exec();
 }

@@ -1,5 +1,5 @@
-//! `negsync import --into`: the events are gathered in a store that goes with the command, and sent
-//! from there to a relay that runs, as far as it lacks them.
+//! `negsync import --into`: collects the events in a temporary store, and sends to a running relay
+//! those that it lacks.
 
 use super::sync::sentence;
 use super::sync_progress::Display;
@@ -14,7 +14,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// The relay, and the folder of the store.
+/// The relay, and the folder of the temporary store.
 pub(super) struct HandOver {
     url: String,
     folder: TempDir,
@@ -27,12 +27,12 @@ impl HandOver {
         Ok(Self { url: url.to_owned(), folder })
     }
 
-    /// Has the events go to the temporary store, which needs to survive nothing.
+    /// Configures the temporary store, which needs no durability.
     pub(super) fn apply(&self, config: &mut Config) {
         config.store.path = self.store();
         config.store.url = DatabaseUrl::default();
         config.store.synchronous = Synchronous::Normal;
-        // A relay of the operator's own is reached straight, and judges protected events itself.
+        // The operator's own relay is reached directly, and decides about protected events itself.
         config.sync.proxy = Via::Direct;
         config.sync.protected = true;
     }
@@ -41,11 +41,11 @@ impl HandOver {
         self.folder.path().join("events.sqlite")
     }
 
-    /// Sends what the relay lacks, prints what came of it, and returns whether all has an answer.
+    /// Sends the missing events, prints the result, and returns whether every event has an answer.
     pub(super) fn send(&self, index: Index, admission: &Admission) -> anyhow::Result<bool> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let local = Local::configured(index, admission.clone())?;
-        let options = Options { direction: Direction::Up, ..Options::default() };
+        let options = Options::default().direction(Direction::Up);
         let mut shown = Display::new(false).of_peer(&self.url);
         let report = runtime
             .block_on(sync(&local, &self.url, &options, |progress| shown.show(&progress)))?;

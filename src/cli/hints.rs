@@ -1,5 +1,4 @@
-//! What to do about an error, where the error does not say it itself: whoever raised it does not
-//! know of flags and files.
+//! Hints for errors of layers that do not know of flags and files.
 
 use negsync::config::ConfigError;
 use negsync::relay::RelayError;
@@ -9,7 +8,7 @@ use negsync::sync::SyncError;
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
-/// What the first of the causes that is known can be met with.
+/// The hint for the first known cause.
 pub(crate) fn hints(error: &anyhow::Error) -> Option<&'static str> {
     error.chain().find_map(of_cause)
 }
@@ -26,7 +25,7 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<&'static str> {
     if let Some(error) = cause.downcast_ref::<StoreError>() {
         return store(error);
     }
-    // Some errors show another as their own.
+    // Some errors wrap another one transparently.
     if let Some(RelayError::Store(error)) = cause.downcast_ref() {
         return store(error);
     }

@@ -10,7 +10,7 @@ use indicatif::{HumanCount, ProgressBar};
 use negsync::admission::{Admission, RefusalReason, Source};
 use negsync::engine::open_index;
 use negsync::index::Index;
-use negsync::store::{Batches, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
+use negsync::store::{Batches, Origin, Outcome, VerifiedEvent, Verifier};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
@@ -18,10 +18,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-/// A longer line cannot be an event.
+/// Maximum length of a line; a longer one cannot be an event.
 const LINE_BYTES: usize = 16 << 20;
-/// How many chunks are being verified at the most, and the share of the memory that they take, one part
-/// in so many; read, an event takes up to three times its JSON.
+/// Maximum number of chunks being verified, and their share of the memory, as one part in this
+/// many. A parsed event takes up to three times its JSON.
 const CHUNKS_IN_FLIGHT: usize = 16;
 const CHUNKS_PARTS: u64 = 32;
 
@@ -55,7 +55,7 @@ pub(super) struct ImportArguments {
     json: bool,
 }
 
-/// What became of the lines.
+/// The results of the lines.
 struct ImportTally {
     stored: u64,
     duplicate: u64,
@@ -69,16 +69,16 @@ struct ImportTally {
     ephemeral: u64,
     bad_lines: BadLines,
     failed: u64,
-    // Lines that were read, whatever becomes of them.
+    // The number of lines read.
     seen: u64,
 }
 
-/// What the lines of one chunk hold.
+/// The contents of a chunk's lines.
 struct CheckedLines {
     events: Vec<VerifiedEvent>,
     duplicates: u64,
     banned: u64,
-    // Line number and what is wrong with it.
+    // Line number and error.
     bad_lines: Vec<(u64, String)>,
     bytes: u64,
 }
@@ -95,7 +95,7 @@ pub(super) fn run(arguments: &ImportArguments) -> anyhow::Result<ExitCode> {
     let mut first = Some(ImportInput::open(files.first().and_then(|file| file.as_deref()))?);
     let batch_bytes = batch_bytes();
     let batches = Batches::Long { bytes: batch_bytes };
-    let options = StoreOptions { batches, ..config.store_options() };
+    let options = config.store_options().batches(batches);
     let index = open_index(&config, options, 0)?;
     let admission = Admission::start(config)?;
     let verifier = Verifier::start()?;
@@ -106,7 +106,7 @@ pub(super) fn run(arguments: &ImportArguments) -> anyhow::Result<ExitCode> {
         let opened = first.take().map_or_else(|| ImportInput::open(file.as_deref()), Ok);
         let ImportInput { lines: mut input, length } = opened?;
         is_array |= input.fill_buf().context("cannot read the input")?.starts_with(b"[");
-        // Of a single file its name goes without saying.
+        // The name is left out if there is a single file.
         tally.bad_lines.begin(file.as_deref().filter(|_| files.len() > 1));
         let progress = bar(length);
         let reading = ImportReading {
@@ -142,7 +142,7 @@ pub(super) fn run(arguments: &ImportArguments) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// One input on its way in.
+/// One input of an import.
 struct ImportReading<'import> {
     input: &'import mut dyn BufRead,
     trusted: bool,
@@ -152,8 +152,9 @@ struct ImportReading<'import> {
 }
 
 impl ImportReading<'_> {
-    /// Reads chunks ahead, has them verified on all cores, and stores what they hold in commits that
-    /// are as large as memory allows: the larger, the fewer times each page of an index is written.
+    /// Reads chunks ahead, verifies them on all cores, and stores their events in the largest
+    /// commits that the memory allows: the larger a commit, the fewer times each page of an index
+    /// is written.
     fn run(self, commits: &mut ImportCommits<'_>, tally: &mut ImportTally) -> anyhow::Result<()> {
         let Self { input, trusted, admission, verifier, progress } = self;
         let share = memory().share(CHUNKS_PARTS, CHUNKS_IN_FLIGHT * CHUNK_BYTES);
@@ -167,7 +168,7 @@ impl ImportReading<'_> {
             if let Some(chunk) = chunk {
                 let (admission, index) = (admission.clone(), commits.index.clone());
                 let check = check.clone();
-                // Fails only when the import has given up.
+                // Fails only if the import has given up.
                 let bytes = chunk.bytes as usize;
                 let job =
                     move || drop(check.send(check_chunk(&chunk, trusted, &admission, &index)));
@@ -188,7 +189,7 @@ impl ImportReading<'_> {
     }
 }
 
-/// The commits of an import: one is written while the next is gathered.
+/// The commits of an import: one is written while the next is collected.
 struct ImportCommits<'import> {
     index: &'import Index,
     pending: Vec<VerifiedEvent>,
@@ -262,7 +263,7 @@ enum NotTaken {
     Invalid(String),
 }
 
-/// The event, or `None` when it is stored already.
+/// The event; `None` if it is stored already.
 fn read_event(
     text: &str,
     trusted: bool,
@@ -305,12 +306,12 @@ impl ImportTally {
         }
     }
 
-    /// The lines that were not empty.
+    /// The number of lines that were not empty.
     fn lines(&self) -> u64 {
         self.stored + self.duplicate + self.refusals().map(|(_, count)| count).sum::<u64>()
     }
 
-    /// Why lines were not stored, with how many they were.
+    /// The reasons why lines were not stored, with their counts.
     fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let all = [
             ("superseded", self.superseded),
@@ -379,7 +380,7 @@ impl std::fmt::Display for ImportTally {
     }
 }
 
-/// Writes a line for whoever reads it: nobody need do so for the import to go on.
+/// Writes a line; the import continues even if nobody reads it.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

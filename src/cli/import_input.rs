@@ -1,5 +1,5 @@
-//! What an import reads: a file or standard input, plain or packed by gzip or zstd, and on each of
-//! its lines an event, alone or in the message that brought it.
+//! The input of an import: a file or standard input, plain or packed by gzip or zstd. Each line has
+//! an event, alone or in a message.
 
 use super::chunks::CHUNK_BYTES;
 use anyhow::{Context, bail};
@@ -9,19 +9,19 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-/// How what gzip (RFC 1952) and zstd (RFC 8878) have packed begins.
+/// The first bytes of data packed by gzip (RFC 1952) and zstd (RFC 8878).
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// The lines of an import.
 pub(super) struct ImportInput {
     pub(super) lines: Box<dyn BufRead>,
-    /// How many bytes of lines there are, where that is known.
+    /// The total length of the lines in bytes, if known.
     pub(super) length: Option<u64>,
 }
 
 impl ImportInput {
-    /// Opens the file; without a path, or with `-`, standard input. Unpacks what is packed.
+    /// Opens and unpacks the file; without a path, or with `-`, standard input.
     pub(super) fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         let input = Self::open_as_it_is(path)?;
         let Self { mut lines, length } = input;
@@ -49,8 +49,8 @@ impl ImportInput {
     }
 }
 
-/// What is read, one after the other: the files of a directory by their names, but for hidden ones and
-/// directories in it; `None` is standard input.
+/// The inputs in order: the files of a directory by name, without hidden files and subdirectories;
+/// `None` is standard input.
 pub(super) fn files(path: Option<&Path>) -> anyhow::Result<Vec<Option<PathBuf>>> {
     let Some(path) = path.filter(|path| path.as_os_str() != "-") else { return Ok(vec![None]) };
     let text = path.to_string_lossy();
@@ -79,7 +79,7 @@ pub(super) fn files(path: Option<&Path>) -> anyhow::Result<Vec<Option<PathBuf>>>
     Ok(files)
 }
 
-/// The event of a line: the whole of it, or what stands in a client's or relay's message (NIP-01),
+/// The event of a line: the whole line, or the event in a message of a client or relay (NIP-01),
 /// `["EVENT", event]` or `["EVENT", id, event]`.
 pub(super) fn event_of(line: &str) -> &str {
     if !line.starts_with('[') {

@@ -1,10 +1,10 @@
-//! What Ctrl-C and SIGTERM do to a command that moves events: it ends what it began, then reports.
+//! Ctrl-C and SIGTERM in commands that move events: running work is completed and reported.
 
 use std::pin::pin;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Waits for `work`, and cancels `stop` at each SIGINT or SIGTERM, so that `work` ends by itself.
+/// Waits for `work`, and cancels `stop` at each SIGINT or SIGTERM; `work` then ends by itself.
 pub(super) async fn stoppable<T>(
     stop: CancellationToken,
     work: impl Future<Output = T>,

@@ -1,9 +1,9 @@
-//! Lines of an input, each with its number and of bounded length.
+//! Reads lines, each with its number and of bounded length.
 
 use anyhow::{Context, ensure};
 use std::io::{BufRead, Read};
 
-/// The longest line that is read, in bytes.
+/// Maximum length of a line, in bytes.
 const LINE_BYTES: u64 = 64 << 20;
 
 /// Reads an input line by line.
@@ -17,7 +17,7 @@ impl<R: BufRead> Lines<R> {
         Self { input, number: 0 }
     }
 
-    /// The next line that is not empty, with its number from 1; `None` at the end.
+    /// The next line that is not empty, with its number counted from 1; `None` at the end.
     pub(super) fn next(&mut self) -> anyhow::Result<Option<(u64, String)>> {
         loop {
             self.number += 1;

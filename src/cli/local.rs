@@ -1,4 +1,4 @@
-//! Our side of `sync` and `diff`: the store, or what can be read of it beside the process that writes
+//! Our side of `sync` and `diff`: the store, or a read-only view of it while another process writes
 //! to it.
 
 use super::batch_bytes;
@@ -7,32 +7,32 @@ use negsync::admission::Admission;
 use negsync::config::Config;
 use negsync::engine;
 use negsync::index::{Index, Sets};
-use negsync::store::{Batches, Reader, Store, StoreError, StoreOptions};
+use negsync::store::{Batches, Reader, Store, StoreError};
 use negsync::sync::Local;
 use std::sync::Arc;
 use tempfile::TempDir;
 
-/// Our side, and the folder of what it notes where the store may not be written to.
+/// Our side, and the folder of recorded state if the store is read-only.
 pub(super) struct OpenedLocal {
     pub(super) local: Local,
-    // Removed when this is dropped.
+    // The folder is removed when this is dropped.
     _notes: Option<TempDir>,
 }
 
 impl OpenedLocal {
-    /// Our side, which keeps its own notes.
+    /// Our side with its state in its own store.
     pub(super) fn of(local: Local) -> Self {
         Self { local, _notes: None }
     }
 }
 
-/// Our side with the store that is configured.
+/// Our side with the configured store.
 pub(super) fn open(config: Config) -> anyhow::Result<OpenedLocal> {
     let index = open_index(&config)?;
     Ok(OpenedLocal::of(Local::configured(index, Admission::start(config)?)?))
 }
 
-/// As [`open`], for what moves no events: beside a relay that runs on the store, too.
+/// Like [`open`], for commands that move no events: also while a relay runs on the store.
 pub(super) fn open_to_read(config: Config) -> anyhow::Result<OpenedLocal> {
     match open_index(&config) {
         Ok(index) => Ok(OpenedLocal::of(Local::configured(index, Admission::start(config)?)?)),
@@ -44,7 +44,7 @@ pub(super) fn open_to_read(config: Config) -> anyhow::Result<OpenedLocal> {
 fn open_index(config: &Config) -> Result<Index, StoreError> {
     let memory_bytes = config.index.memory_mb << 20;
     let batches = Batches::Long { bytes: batch_bytes() };
-    let options = StoreOptions { batches, ..config.store_options() };
+    let options = config.store_options().batches(batches);
     engine::open_index(config, options, memory_bytes)
 }
 

@@ -4,10 +4,10 @@ use anyhow::{Context, bail};
 use clap::CommandFactory;
 use std::process::ExitCode;
 
-/// When the pages last changed in more than a flag.
+/// The date of the last change of the pages, apart from flags.
 const DATE: &str = "2026-11-22";
 
-/// What the command line does not know of itself, in the language of manual pages.
+/// The sections that the command line definition does not contain, in the language of manual pages.
 const MORE: &str = r"
 .SH ENVIRONMENT
 .TP
@@ -34,7 +34,7 @@ pub(super) struct ManArguments {
 
 pub(super) fn run(arguments: &ManArguments) -> anyhow::Result<ExitCode> {
     let mut all = super::CommandLine::command().disable_help_subcommand(true);
-    // So that a command knows its full name, and what all commands share.
+    // Needed for the full names of commands and for shared options.
     all.build();
     let command = match &arguments.command {
         None => all,

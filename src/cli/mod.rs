@@ -1,4 +1,4 @@
-//! The command line: one file a command.
+//! The command line: one file for each command.
 
 mod attach;
 mod backup;
@@ -62,7 +62,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
-/// The share of the memory that the events of a long batch take, one part in so many, and the most
+/// Share of the memory for the events of a long batch, as one part in this many, and the maximum
 /// that makes a difference.
 const BATCH_PARTS: u64 = 32;
 const MOST_BATCH_BYTES: usize = 64 << 20;
@@ -188,7 +188,8 @@ impl StoreArguments {
         Ok(config)
     }
 
-    /// The configuration of a command that works on a file alone, where a database has `instead`.
+    /// The configuration of a command that works on a file only; the error names `instead` for a
+    /// database.
     fn file_config(&self, command: &'static str, instead: &'static str) -> anyhow::Result<Config> {
         let config = self.config()?;
         if !config.store.url.is_empty() {
@@ -197,7 +198,7 @@ impl StoreArguments {
         Ok(config)
     }
 
-    /// Puts the store of the command line in the place of the one that is configured.
+    /// Applies the store of the command line to the configuration.
     fn apply(&self, config: &mut Config) -> anyhow::Result<()> {
         let Some(store) = &self.store else { return Ok(()) };
         config.store.url = store.to_str().and_then(DatabaseUrl::parse).unwrap_or_default();
@@ -210,7 +211,7 @@ impl StoreArguments {
     }
 }
 
-/// Reads the file, if there is one, and the environment, with what only a sync knows to be wrong.
+/// Reads the file, if there is one, and the environment. Also checks the settings of syncs.
 fn read_config(path: Option<&Path>) -> Result<LoadedConfig, ConfigError> {
     let loaded = Config::load(path, std::env::vars_os())?;
     for (place, peer) in loaded.config.peers.iter().enumerate() {
@@ -257,18 +258,18 @@ pub(crate) fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The memory that there was at the start: a configuration that is read anew gets the same shares.
+/// The memory at the start of the process: a reloaded configuration gets the same shares.
 fn memory() -> Memory {
     static AT_START: OnceLock<Memory> = OnceLock::new();
     *AT_START.get_or_init(Memory::read)
 }
 
-/// The memory that the events of a batch take where nobody waits for it, in bytes.
+/// The memory for the events of a batch without waiting clients, in bytes.
 fn batch_bytes() -> usize {
     memory().share(BATCH_PARTS, MOST_BATCH_BYTES)
 }
 
-/// Logs what is provided for, and what takes which share of it.
+/// Logs the available memory and its shares.
 fn log_memory(config: &Config) {
     tracing::info!(
         provided_mb = memory().bytes() >> 20,
@@ -280,7 +281,7 @@ fn log_memory(config: &Config) {
     );
 }
 
-/// Writes to standard output, whose reader may go when it has seen enough.
+/// Writes to standard output; a reader that has gone is not an error.
 fn write_all(bytes: &[u8]) -> anyhow::Result<ExitCode> {
     match std::io::stdout().lock().write_all(bytes) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -290,7 +291,7 @@ fn write_all(bytes: &[u8]) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What came of writing to standard output: whoever closed it does not want to know.
+/// Ignores the error of a closed standard output.
 fn unless_closed(written: anyhow::Result<()>) -> anyhow::Result<()> {
     match written {
         Err(error) if is_broken_pipe(&error) => Ok(()),
@@ -298,17 +299,18 @@ fn unless_closed(written: anyhow::Result<()>) -> anyhow::Result<()> {
     }
 }
 
-/// Whether the reader of standard output has gone: `negsync export | head` is a way to use it.
+/// Whether the reader of standard output is gone, as in `negsync export | head`.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<std::io::Error>()
         .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-/// At `debug` or `trace` these log whole messages and statements, and with them the content of events.
+/// At `debug` or `trace` these modules log whole messages and statements, and with them the content
+/// of events.
 const SILENCED: [&str; 3] = ["tungstenite=off", "tokio_tungstenite=off", "tokio_postgres=off"];
 
-/// A bar on a terminal, nothing elsewhere. Without a length it is a spinner.
+/// A progress bar on a terminal, nothing elsewhere. Without a length it is a spinner.
 fn progress_bar(length: Option<u64>, template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -320,10 +322,10 @@ fn progress_bar(length: Option<u64>, template: &str) -> ProgressBar {
     }
 }
 
-/// How often a spinner turns.
+/// Interval of a spinner's steps.
 const SPINNER_TURN: Duration = Duration::from_millis(120);
 
-/// A spinner on a terminal, nothing elsewhere, for what says nothing of how far it is.
+/// A spinner on a terminal, nothing elsewhere, for work without known progress.
 fn waiting(what: &'static str) -> ProgressBar {
     let bar = progress_bar(None, "{spinner} {msg}, {elapsed}").with_message(what);
     if !bar.is_hidden() {
@@ -332,9 +334,9 @@ fn waiting(what: &'static str) -> ProgressBar {
     bar
 }
 
-/// The log that was started.
+/// The started log.
 struct Log {
-    /// Changes which lines are logged, while they are.
+    /// Changes the log level at run time.
     set_level: Box<SetLevel>,
 }
 
@@ -344,7 +346,7 @@ fn start_log(config: &LogConfig) -> anyhow::Result<Log> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(log_filter(config)?)
         .with_ansi(std::io::stderr().is_terminal())
-        // What cannot be logged would be told on standard error as well, and end the program there.
+        // Reporting a failed write to standard error would fail too, and end the program.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let set_level: Box<SetLevel> = match config.format {

@@ -15,7 +15,7 @@ use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// NIP-01: the longest subscription id, in characters.
+/// NIP-01: maximum length of a subscription id, in characters.
 const ID_CHARS: usize = 64;
 
 pub(super) const EXAMPLES: &str = "Examples:
@@ -53,10 +53,10 @@ pub(super) fn run(arguments: &NegOpenArguments) -> anyhow::Result<ExitCode> {
         Some(path) => items_of_file(path, &filter)?,
         None => items_of_store(&arguments.store, &filter)?,
     };
-    // As the reference does, so that any relay understands it.
+    // By the reference rule, so that every relay supports it.
     let message = Initiator::new(SortedItems::new(items), InitiatorOptions::reference(0))?.open();
     let line = json!(["NEG-OPEN", arguments.id, json, hex::encode(&message)]);
-    // Whoever closed standard output does not want to know.
+    // A closed standard output is not an error.
     let _ = writeln!(std::io::stdout(), "{line}");
     Ok(ExitCode::SUCCESS)
 }
@@ -68,21 +68,21 @@ fn items_of_store(store: &StoreArguments, filter: &Filter) -> anyhow::Result<Vec
     Ok(hits.into_iter().map(|hit| hit.item).collect())
 }
 
-/// The items of a file that match, `limit` included; signatures are not checked.
+/// The matching items of a file, with `limit` applied; signatures are not checked.
 fn items_of_file(path: &Path, filter: &Filter) -> anyhow::Result<Vec<Item>> {
     let shown = path.display();
     let file = File::open(path).with_context(|| format!("cannot read {shown}"))?;
     let mut lines = Lines::new(BufReader::new(file));
     let mut items = Vec::new();
     while let Some((number, line)) = lines.next().with_context(|| shown.to_string())? {
-        // A set that lacks an event of the file would ask for what is there.
+        // A skipped event would be requested although the file has it.
         let event = Event::parse(&line)
             .map_err(|error| anyhow!("{shown}, line {number}: {}", error.reason))?;
         if filter.matches(&event) {
             items.push(event.item());
         }
     }
-    // NIP-01: `limit` takes the newest, of one second the lowest ids.
+    // NIP-01: `limit` takes the newest events; within a second those with the lowest ids.
     items.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
     items.dedup();
     items.truncate(filter.limit.unwrap_or(usize::MAX));

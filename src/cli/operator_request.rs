@@ -1,5 +1,5 @@
-//! What `delete`, `undelete` and `ban --delete` have in common: which events are meant, and that the
-//! relay does it where one runs on the store.
+//! The common parts of `delete`, `undelete` and `ban --delete`: the selection of events, and the
+//! request to a relay that runs on the store.
 
 use anyhow::Context;
 use negsync::config::Config;
@@ -30,7 +30,7 @@ impl ChoiceArguments {
     }
 }
 
-/// Reads an id as people have it.
+/// Parses an id in any common form.
 pub(super) fn event_id(text: &str) -> Result<EventId, String> {
     let named = || match Nip19::from_bech32(text) {
         Ok(Nip19::EventId(id)) => Some(id),
@@ -42,11 +42,11 @@ pub(super) fn event_id(text: &str) -> Result<EventId, String> {
     })
 }
 
-/// Follows a request on the store, or has the relay follow it that runs there.
+/// Performs a request on the store, or sends it to the relay that runs there.
 pub(super) fn follow(config: &Config, request: &ControlRequest) -> anyhow::Result<ControlReport> {
     let path = &config.store.path;
     if config.store.url.is_empty() {
-        // Opening it would make one.
+        // Opening a missing store would create it.
         std::fs::metadata(path)
             .with_context(|| format!("cannot open the store {}", path.display()))?;
     }

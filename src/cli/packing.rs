@@ -39,7 +39,7 @@ impl PackingArguments {
 }
 
 impl PackedOutput {
-    /// Writes what is still to be written; without it a packed output cannot be unpacked.
+    /// Writes the rest; without it a packed output is incomplete.
     pub(super) fn finish(self) -> io::Result<()> {
         let mut out = match self {
             Self::Plain(out) => out,

@@ -22,9 +22,9 @@ pub(super) const EXAMPLES: &str = "Examples:
 
 The relay answers the addresses in metrics.allow, this machine by default, and never by way of a proxy.";
 
-/// How long the relay may take.
+/// Timeout for the relay's answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// A longer answer is not read.
+/// Maximum length of the answer.
 const ANSWER_BYTES: usize = 16 << 20;
 
 /// Which relay is asked.
@@ -47,7 +47,7 @@ pub(super) struct PeersArguments {
     json: bool,
 }
 
-/// What the relay says, as far as it is printed.
+/// The printed part of the relay's answer.
 #[derive(Deserialize)]
 struct StatusAnswer {
     now: u64,
@@ -78,7 +78,7 @@ struct PrintedTotals {
 }
 
 impl AskedRelayArguments {
-    /// The relay's answer to `/status`.
+    /// Requests the relay's answer to `/status`.
     pub(super) async fn ask(&self) -> anyhow::Result<String> {
         let config = read_config(self.config.as_deref())?.config;
         let address = self.relay.as_ref().unwrap_or(&config.relay.listen).reachable();

@@ -1,27 +1,27 @@
-//! One line that says how the sync with a peer stands, as wide as the terminal.
+//! One line with the progress of a sync with a peer, as wide as the terminal.
 
 use negsync::sync::{Counts, Progress};
 use std::fmt::{self, Display};
 use std::time::{Duration, Instant};
 
-/// The most columns of a peer's name.
+/// Maximum number of columns of a peer's name.
 const NAME_COLUMNS: usize = 40;
-/// The columns of a name that a bar leaves it.
+/// Columns of a name beside a bar.
 const NAME_BESIDE_BAR_COLUMNS: usize = 24;
-/// The most and the fewest columns of a bar.
+/// Maximum and minimum number of columns of a bar.
 const BAR_COLUMNS: usize = 30;
 const LEAST_BAR_COLUMNS: usize = 8;
-/// How much of the speed is that of the last stretch, and how long a stretch is at least.
+/// Weight of the last interval in the speed, and the minimum length of an interval.
 const LAST_STRETCH: f64 = 0.3;
 const STRETCH: Duration = Duration::from_millis(500);
 
-/// How the sync with one peer stands.
+/// The progress of the sync with one peer.
 pub(super) struct PeerProgress {
     name: String,
     phase: Phase,
     counts: Counts,
     speed: Speed,
-    // What had passed when the sync became live: events in and out.
+    // The events moved before the sync became live: in and out.
     before_live: (u64, u64),
 }
 
@@ -46,7 +46,7 @@ impl PeerProgress {
         }
     }
 
-    /// Takes what the sync tells.
+    /// Handles a progress report.
     pub(super) fn take(&mut self, progress: &Progress, now: Instant) {
         let phase = match progress {
             Progress::Connected => Phase::Comparing,
@@ -72,18 +72,18 @@ impl PeerProgress {
         self.speed.note(self.done_and_total().0, now);
     }
 
-    /// Events that came and went.
+    /// The numbers of events moved in and out.
     fn passed(&self) -> (u64, u64) {
         (self.counts.tally.stored, self.counts.tally.uploaded)
     }
 
-    /// Events that have been moved, and those that are known to be.
+    /// The number of moved events, and of events known to be moved.
     fn events(&self) -> (u64, u64) {
         let Counts { downloaded, to_download, uploaded, to_upload, .. } = self.counts;
         (downloaded.saturating_add(uploaded), to_download.saturating_add(to_upload))
     }
 
-    /// What is done of this phase and what it comes to; 0 while that is not known.
+    /// The progress of this phase and its total; 0 while unknown.
     fn done_and_total(&self) -> (u64, u64) {
         match self.phase {
             Phase::Comparing => {
@@ -94,7 +94,7 @@ impl PeerProgress {
         }
     }
 
-    /// The line, in fewer than `columns` columns.
+    /// The line, shorter than `columns` columns.
     pub(super) fn line(&self, columns: usize) -> String {
         let (done, total) = self.done_and_total();
         let figures = match (self.phase, total) {
@@ -132,7 +132,7 @@ impl PeerProgress {
         line
     }
 
-    /// The phase with its figures, for a log line.
+    /// The phase with its numbers, for a log line.
     pub(super) fn fields(&self) -> (String, u64, u64) {
         let (done, total) = self.done_and_total();
         (self.phase.to_string(), done, total)
@@ -151,7 +151,7 @@ impl Display for Phase {
     }
 }
 
-/// How fast something goes on, the last stretches counting most.
+/// The current speed; recent intervals have the most weight.
 #[derive(Default)]
 struct Speed {
     noted: Option<(Instant, u64)>,
@@ -192,7 +192,7 @@ impl Display for Short {
     }
 }
 
-/// How long so much takes at a speed.
+/// The time that an amount takes at a speed.
 struct TimeLeft(u64, f64);
 
 impl Display for TimeLeft {

@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &RelayArguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Whether a relay that strangers reach does not say by which URL it is known.
+/// Whether a relay with public addresses has no configured URL.
 fn names_no_url(relay_url: &str, addresses: &[SocketAddr]) -> bool {
     let is_local = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
     relay_url.is_empty() && !addresses.iter().all(is_local)

@@ -1,4 +1,4 @@
-//! The runtime of what serves, with its threads.
+//! The runtime of serving commands, with its threads.
 
 use anyhow::Context;
 use negsync::config::Config;
@@ -10,12 +10,12 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
-/// How long the start waits until all threads for long work are there.
+/// Timeout for starting all threads for blocking work.
 const THREADS_TIMEOUT: Duration = Duration::from_secs(10);
 const FOREVER: Duration = Duration::from_secs(100 * 365 * DAY_S);
 
-/// A runtime that has its threads for long work from the beginning and keeps them: where the system
-/// gives no more threads later, clients are still answered.
+/// A runtime that starts its blocking threads at once and keeps them: clients are answered even if
+/// the system gives no more threads later.
 pub(super) fn start(config: &Config) -> anyhow::Result<Runtime> {
     let count = negsync::server::blocking_threads(config);
     let workers = available_parallelism().map_or(1, NonZeroUsize::get);
@@ -41,7 +41,7 @@ pub(super) fn start(config: &Config) -> anyhow::Result<Runtime> {
     Ok(runtime)
 }
 
-/// Whether the system gives so many threads at once: tokio panics where it does not give its own.
+/// Checks that the system gives this many threads at a time: tokio panics if it gets none.
 fn check_threads(count: usize) -> io::Result<()> {
     let gate = Mutex::new(());
     let closed = gate.lock();
@@ -54,8 +54,8 @@ fn check_threads(count: usize) -> io::Result<()> {
     })
 }
 
-/// How many threads have started. None ends before all are there, so that each piece of work gets a
-/// thread of its own.
+/// Counts the started threads. Each waits until all are there, so that each piece of work gets its
+/// own thread.
 #[derive(Default)]
 struct Started {
     count: Mutex<usize>,
@@ -69,7 +69,7 @@ impl Started {
         self.wait(all);
     }
 
-    /// Whether all have started in time.
+    /// Waits until all have started; `false` at the timeout.
     fn wait(&self, all: usize) -> bool {
         let waited =
             self.changed.wait_timeout_while(self.lock(), THREADS_TIMEOUT, |count| *count < all);

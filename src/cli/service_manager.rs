@@ -1,5 +1,5 @@
-//! What the service manager hands over and is told: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
-//! Without one nothing happens here.
+//! The protocol of service managers: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
+//! Without a service manager all functions do nothing.
 
 use anyhow::Context;
 use listenfd::ListenFd;
@@ -8,11 +8,12 @@ use std::net::TcpListener;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// While a store is opened or brought up to date: how often more time is asked for, and how much.
+/// While a store is opened or upgraded: the interval of requests for more time, and the time
+/// requested.
 const START_INTERVAL: Duration = Duration::from_secs(10);
 const MORE_START_TIME: Duration = Duration::from_secs(60);
 
-/// The sockets that were handed over: `LISTEN_FDS`, where `LISTEN_PID` is this process.
+/// The passed sockets: `LISTEN_FDS`, if `LISTEN_PID` is this process.
 pub(super) fn sockets() -> anyhow::Result<Vec<TcpListener>> {
     let mut handed_over = ListenFd::from_env();
     (0..handed_over.len())
@@ -21,7 +22,7 @@ pub(super) fn sockets() -> anyhow::Result<Vec<TcpListener>> {
         .context("LISTEN_FDS: a socket that was handed over is no listening TCP socket")
 }
 
-/// While this lives, the service manager waits for the start, however long it takes.
+/// While this lives, the service manager waits for the start, without a time limit.
 pub(super) struct Starting(JoinHandle<()>);
 
 impl Starting {
@@ -47,7 +48,7 @@ pub(super) fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
-/// Until the next [`ready`].
+/// Reports a reload, until the next [`ready`].
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -59,8 +60,8 @@ pub(super) fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
-/// Shows the service manager that this program's threads take up work, as often as it wants to see it
-/// (`WatchdogSec`).
+/// Reports to the service manager that this program's threads make progress, as often as it
+/// requires (`WatchdogSec`).
 pub(super) struct Watchdog(Option<JoinHandle<()>>);
 
 impl Watchdog {

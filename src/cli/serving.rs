@@ -1,4 +1,4 @@
-//! What serves until a signal ends it, and reads its configuration anew at another.
+//! Commands that serve until a signal ends them, and reload their configuration at another signal.
 
 use super::{Log, service_manager};
 use negsync::config::{Config, ConfigError, ListenAddress, Reloaded};
@@ -26,8 +26,7 @@ impl ListenArguments {
     }
 }
 
-/// The sockets that were handed over to be served, which then stand in for `relay.listen`; none where
-/// this program is to listen itself.
+/// The passed sockets, which replace `relay.listen`; empty if this program has to listen itself.
 pub(super) fn sockets_handed_over(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
     let sockets = service_manager::sockets()?;
     if !sockets.is_empty() {
@@ -40,29 +39,29 @@ pub(super) fn sockets_handed_over(config: &Config) -> anyhow::Result<Vec<TcpList
     Ok(sockets)
 }
 
-/// Prints what is served, and where.
+/// Prints the addresses that are served.
 pub(super) fn say_where(served: &str, addresses: &[SocketAddr]) {
     let urls: Vec<String> = addresses.iter().map(|address| format!("ws://{address}")).collect();
-    // A closed standard output is no reason not to serve.
+    // A closed standard output is not an error.
     let _ = writeln!(std::io::stdout(), "negsync serves {served} on {}", urls.join(", "));
 }
 
-/// The relay, or the plugin before another one.
+/// The relay or the sidecar.
 pub(super) trait Serves {
-    /// The configuration in force.
+    /// The current configuration.
     fn config(&self) -> Arc<Config>;
 
-    /// Begins to keep the configured peers in sync.
+    /// Starts to keep the configured peers in sync.
     fn schedule(&mut self) -> anyhow::Result<Schedule>;
 
-    /// Puts a new configuration in force, as far as that takes no restart.
+    /// Applies a new configuration, except for keys that need a restart.
     fn reload(&self, config: Config) -> Result<Reloaded, ConfigError>;
 
-    /// Ends it.
+    /// Stops serving.
     async fn stop(self) -> anyhow::Result<()>;
 }
 
-/// What ends it, and what has the configuration read anew.
+/// The signals that end serving or reload the configuration.
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -70,8 +69,8 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// From now on: before anything is served, so that none is missed. Without a file there is
-    /// nothing to read anew, and the terminal's end is the end.
+    /// Handles signals from now on: before serving begins, so that none is missed. Without a file
+    /// there is nothing to reload, and SIGHUP ends the program.
     pub(super) fn heard(has_file: bool) -> anyhow::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -80,7 +79,7 @@ impl Signals {
         })
     }
 
-    /// Whether the configuration is to be read anew; else this is the end.
+    /// Waits for a signal; `true` if it asks for a reload, `false` if it ends the program.
     async fn next(&mut self) -> bool {
         let hangup = async {
             match &mut self.hangup {
@@ -96,10 +95,10 @@ impl Signals {
     }
 }
 
-/// What runs until a signal ends it.
+/// A service that runs until a signal ends it.
 pub(super) struct Serving<S> {
     serves: S,
-    // None while peers change, and where no schedule could be begun any more.
+    // `None` while peers change, and after a schedule could not be started.
     schedule: Option<Schedule>,
     log: Log,
 }
@@ -110,7 +109,7 @@ impl<S: Serves> Serving<S> {
         Ok(Self { serves, schedule, log })
     }
 
-    /// Runs to its end; `read` reads the configuration anew.
+    /// Runs until the end; `read` reads the configuration for a reload.
     pub(super) async fn run(
         mut self,
         mut signals: Signals,
@@ -140,9 +139,9 @@ impl<S: Serves> Serving<S> {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Takes a new configuration, and says in the log what has come of it.
+    /// Applies a new configuration, and logs the result.
     async fn reload(&mut self, config: Config) -> anyhow::Result<()> {
-        // What can be wrong comes first: an error leaves everything as it was.
+        // Checks come first: an error leaves everything unchanged.
         Schedule::check(&config)?;
         (self.log.set_level)(&config.log)?;
         let before = self.serves.config();
@@ -164,7 +163,7 @@ impl<S: Serves> Serving<S> {
         Ok(())
     }
 
-    /// Begins the syncs anew where the peers, or how they are reached, have changed.
+    /// Restarts the syncs if the peers or the settings for connecting have changed.
     async fn reschedule(&mut self, before: &Config) -> anyhow::Result<()> {
         let scheduled = |it: &Config| (it.sync.clone(), it.peers.clone(), it.page.clone());
         if scheduled(&self.serves.config()) == scheduled(before) {

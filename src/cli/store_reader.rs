@@ -1,4 +1,4 @@
-//! The store as commands read it that change nothing: beside whoever writes to it.
+//! The store as read-only commands use it: beside any writer.
 
 use negsync::config::Config;
 use negsync::engine::{open_index, open_store};
@@ -9,16 +9,16 @@ use negsync::store::{
 };
 use std::sync::Arc;
 
-/// A store that is open to read.
+/// A store that is open for reading.
 pub(super) enum StoreReader {
-    /// SQLite's file.
+    /// An SQLite file.
     File(Reader),
-    /// A database that any number of programs have open.
+    /// A database, which any number of programs may have open.
     Database(Arc<dyn EventStore>),
 }
 
 impl StoreReader {
-    /// Opens the store that is configured; it has to be there.
+    /// Opens the configured store, which must exist.
     pub(super) fn open(config: &Config) -> Result<Self, StoreError> {
         if config.store.url.is_empty() {
             return Ok(Self::File(Reader::open(&config.store.path, 1)?));
@@ -48,7 +48,7 @@ impl StoreReader {
         }
     }
 
-    /// The sets over the store, which `config` names.
+    /// The sets over the store; `config` names it.
     pub(super) fn sets(&self, config: &Config) -> Result<Sets, StoreError> {
         match self {
             Self::File(reader) => Ok(Sets::reading(reader.clone())),

@@ -75,7 +75,7 @@ fn direction(text: &str) -> Result<Direction, String> {
     }
 }
 
-/// Reads the URLs of relays; spellings of one relay are one relay.
+/// Parses the URLs of relays; spellings of one relay count once.
 fn relay_urls(texts: &[String]) -> anyhow::Result<Vec<RelayUrl>> {
     let mut urls: Vec<RelayUrl> = Vec::new();
     for text in texts {
@@ -104,7 +104,7 @@ pub(super) fn run(arguments: &SyncArguments) -> anyhow::Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let opened = {
-        // Handing over to another relay is a task.
+        // Sending to another relay spawns a task.
         let _inside = runtime.enter();
         let is_attached = arguments.into.is_some() || arguments.attach.is_given();
         match (is_attached, arguments.dry_run) {
@@ -125,7 +125,7 @@ pub(super) fn exit_code(complete: bool) -> ExitCode {
     if complete { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) }
 }
 
-/// Syncs with all relays at the same time; the reports come in the order of the URLs.
+/// Syncs with all relays at the same time; the reports are in the order of the URLs.
 async fn sync_all(
     arguments: &SyncArguments,
     local: &Local,
@@ -133,23 +133,21 @@ async fn sync_all(
 ) -> anyhow::Result<Vec<Report>> {
     let full_interval_s = local.admission.config().sync.full_interval_s;
     let stop = CancellationToken::new();
-    let options = Options {
-        filter,
-        direction: arguments.direction,
-        dry_run: arguments.dry_run,
-        exact: arguments.exact,
-        live: arguments.live,
-        attempts: if arguments.live { None } else { Options::default().attempts },
-        full_interval_s,
-        stop: stop.clone(),
-        trace: None,
-    };
+    let options = Options::default()
+        .filter(filter)
+        .direction(arguments.direction)
+        .dry_run(arguments.dry_run)
+        .exact(arguments.exact)
+        .live(arguments.live)
+        .attempts(if arguments.live { None } else { Options::default().attempts })
+        .full_interval_s(full_interval_s)
+        .stop(stop.clone());
     let display = Display::new(arguments.trace);
     let mut syncs = JoinSet::new();
     for (place, url) in arguments.urls.iter().enumerate() {
         let (local, url) = (local.clone(), url.clone());
         let trace = arguments.trace.then(|| sync_trace::to_standard_error(&url));
-        let options = Options { trace, ..options.clone() };
+        let options = options.clone().trace(trace);
         let mut shown = display.of_peer(&url);
         syncs.spawn(async move {
             let report = sync(&local, &url, &options, |progress| shown.show(&progress)).await;
@@ -169,7 +167,7 @@ async fn sync_all(
     Ok(reports.into_iter().map(|(_, report)| report).collect())
 }
 
-/// One object for one relay; for several an object that holds one of each.
+/// One object for one relay; an object with one of each for several.
 fn print(json: bool, reports: &[Report]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     if json {
@@ -218,19 +216,19 @@ pub(super) fn sentence(report: &Report) -> String {
     text
 }
 
-/// How many events there are for each reason, in words.
+/// The number of events for each reason, as text.
 pub(super) fn counted(counts: &BTreeMap<Reason, u64>) -> String {
     let counts: Vec<String> =
         counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     counts.join(", ")
 }
 
-/// Why sets that are the same as far as is known are not called equal.
+/// Why sets without known differences are not called equal.
 pub(super) fn over_connections(count: u32) -> String {
     format!("caught up over {count} connections, which may lead to different relays")
 }
 
-/// What a peer that is read was read of.
+/// The range of a peer that was read.
 fn caught_up(report: &Report) -> String {
     if report.connections > 1 {
         return over_connections(report.connections);
@@ -245,7 +243,7 @@ fn caught_up(report: &Report) -> String {
     format!("caught up since {} ({whole})", utc::utc(since))
 }
 
-/// What no comparison says anything about.
+/// The part of the sets that no comparison covers.
 pub(super) fn unseen(unreadable: u64, hidden: &[u16], kept_since: Option<u64>) -> String {
     let mut text = String::new();
     if unreadable > 0 {

@@ -1,4 +1,4 @@
-//! What `negsync sync` and `negsync diff` show while they run: a line a peer on a terminal, log lines
+//! The progress of `negsync sync` and `negsync diff`: a line for each peer on a terminal, log lines
 //! elsewhere.
 
 use super::progress_line::PeerProgress;
@@ -9,23 +9,23 @@ use negsync::sync::Progress;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// How often a line is logged where there is no terminal.
+/// Interval of log lines if there is no terminal.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
-/// Where progress is shown.
+/// The display of progress.
 pub(super) struct Display {
     lines: Option<MultiProgress>,
 }
 
 impl Display {
-    /// On standard error: lines that change if that is a terminal and nothing else is `written`
+    /// On standard error: lines that change, if it is a terminal and nothing else is `written`
     /// there.
     pub(super) fn new(written: bool) -> Self {
         let changes = std::io::stderr().is_terminal() && !written;
         Self { lines: changes.then(MultiProgress::new) }
     }
 
-    /// The part of one peer.
+    /// The part for one peer.
     pub(super) fn of_peer(&self, url: &str) -> PeerDisplay {
         let line = self.lines.as_ref().map(|all| {
             let style = ProgressStyle::with_template("{msg}");
@@ -38,7 +38,7 @@ impl Display {
     }
 }
 
-/// What is shown of one peer.
+/// The display of one peer.
 pub(super) struct PeerDisplay {
     url: String,
     progress: PeerProgress,

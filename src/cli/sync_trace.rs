@@ -1,4 +1,5 @@
-//! What `negsync sync --trace` shows: the conversation, NIP-77 in the words of `negsync decode`.
+//! The output of `negsync sync --trace`: all messages, with NIP-77 explained as by `negsync
+//! decode`.
 
 use super::explain::{Explained, Sender, explain};
 use negsync::relay_url::redacted;
@@ -6,14 +7,14 @@ use negsync::sync::{Speaker, Trace};
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-/// How much is shown of a message that is not about reconciliation, in characters.
+/// Maximum length of other messages, in characters.
 const SHOWN_CHARS: usize = 120;
 
-/// Writes to standard error what is said to the peer at `url` and by it.
+/// Writes all messages to and from the peer at `url` to standard error.
 pub(super) fn to_standard_error(url: &str) -> Trace {
     let url = redacted(url);
     Trace::new(move |speaker, message| {
-        // Written as one, so that the messages of several peers stay apart.
+        // A single write, so that messages of several peers do not mix.
         let _ = std::io::stderr().lock().write_all(shown(&url, speaker, message).as_bytes());
     })
 }
@@ -25,7 +26,7 @@ fn shown(url: &str, speaker: Speaker, message: &str) -> String {
     };
     if !message.starts_with(r#"["NEG-"#) {
         let more = if message.chars().nth(SHOWN_CHARS).is_some() { "..." } else { "" };
-        // What a peer says may hold what moves a terminal's cursor.
+        // A peer's message may contain terminal control characters.
         let start = message.chars().take(SHOWN_CHARS);
         let start: String = start.map(|char| if char.is_control() { '?' } else { char }).collect();
         return format!("{url} {arrow} {start}{more}\n");

@@ -19,7 +19,7 @@ pub(super) const EXAMPLES: &str = "Examples:
 
 The relay answers the addresses in metrics.allow, this machine by default, and never by way of a proxy. Ctrl-C ends it.";
 
-/// Begins a screen anew: to the top left, and everything behind it away.
+/// Moves the cursor to the top left and clears the screen.
 const HOME_AND_CLEAR: &str = "\x1b[H\x1b[J";
 
 #[derive(clap::Args)]
@@ -37,7 +37,7 @@ pub(super) struct TopArguments {
     json: bool,
 }
 
-/// What the relay says of itself.
+/// The relay's answer.
 #[derive(Deserialize)]
 struct RelayStatus {
     version: String,
@@ -49,7 +49,7 @@ struct RelayStatus {
     stored_events: u64,
     store_bytes: u64,
     wal_bytes: u64,
-    /// What has happened since the start.
+    /// The totals since the start.
     totals: StatusTotals,
     peers: Vec<PrintedPeer>,
 }
@@ -101,7 +101,7 @@ pub(super) fn run(arguments: &TopArguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The relay as it is, with rates since `before`.
+/// The screen, with rates since `before`.
 fn screen(status: &RelayStatus, (second, before): &(u64, StatusTotals)) -> String {
     let seconds = status.now.saturating_sub(*second).max(1) as f64;
     let totals = &status.totals;

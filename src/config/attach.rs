@@ -1,4 +1,4 @@
-//! Which relay `negsync attach` stands before.
+//! `[attach]`: the relay behind `negsync attach`.
 
 use super::ListenAddress;
 use super::section::section;
@@ -10,22 +10,22 @@ use std::path::PathBuf;
 section! {
     /// `[attach]`
     pub struct AttachConfig {
-        /// The relay's program; none for none.
+        /// The relay's software; `None` for no relay.
         #[serde(deserialize_with = "kind", serialize_with = "kind_name")]
         pub kind: Option<RelayKind> => Restart,
-        /// Its SQLite file; empty where it has none.
+        /// Its SQLite file; empty if it has none.
         pub path: PathBuf => Restart,
-        /// Its PostgreSQL database, `postgres://USER@HOST/DATABASE`, in place of `path`.
+        /// Its PostgreSQL database, `postgres://USER@HOST/DATABASE`, instead of `path`.
         pub database_url: String => Restart,
         /// Its address, `ws://HOST:PORT`.
         pub url: String => Restart,
-        /// The header in which the relay is told the client's address.
+        /// The header in which the relay gets the client's address.
         pub forward_header: String => Restart,
-        /// Where `/health` and `/metrics` are answered; none for nowhere.
+        /// The address of `/health` and `/metrics`; `None` for none.
         #[serde(deserialize_with = "listen", serialize_with = "listen_text")]
         pub status_listen: Option<ListenAddress> => Restart,
-        /// The URL by which clients know the relay (NIP-42, `relay`); empty believes no key of a relay
-        /// that does not answer AUTH.
+        /// The URL by which clients know the relay (NIP-42, `relay`). If it is empty,
+        /// authentication does not count for relays that do not answer AUTH.
         pub relay_url: String => Restart,
     }
 }
@@ -45,7 +45,7 @@ impl Default for AttachConfig {
 }
 
 impl AttachConfig {
-    /// The relay's database as it is shown: without a password.
+    /// The relay's database for display, without a password.
     pub fn shown_database(&self) -> String {
         match self.database_url.as_str() {
             "" => self.path.display().to_string(),

@@ -1,4 +1,4 @@
-//! Who may do and see what, once a client has shown who it is (NIP-42).
+//! `[auth]`: permissions by authenticated key (NIP-42).
 
 use super::section::section;
 use crate::hex;
@@ -8,18 +8,18 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 section! {
     /// `[auth]`
     pub struct AuthConfig {
-        /// The relay's own URL; empty for the one by which each client has come.
+        /// The relay's own URL; if empty, the one that each client used.
         #[serde(deserialize_with = "relay_url")]
         pub relay_url: String => Restart,
-        /// Whether nothing goes without a key.
+        /// Whether every request requires authentication.
         pub required: bool => OnReload,
-        /// Kinds that are shown to their author and those they are addressed to.
+        /// Kinds that are visible only to their author and addressees.
         pub private_kinds: Vec<u16> => Restart,
-        /// Whose events are taken; empty for everybody's.
+        /// The authors whose events are accepted; empty for all.
         pub publish_keys: PublicKeys => OnReload,
-        /// Who may reconcile; empty for everybody.
+        /// The keys that may reconcile; empty for all.
         pub sync_keys: PublicKeys => OnReload,
-        /// Who sees every event and may bring any.
+        /// The keys that see every event and may publish any.
         pub mirror_keys: PublicKeys => NewConnections,
     }
 }
@@ -43,12 +43,12 @@ impl Default for AuthConfig {
 pub struct PublicKeys(Vec<[u8; 32]>);
 
 impl PublicKeys {
-    /// Whether none is listed.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether the key is listed.
+    /// Whether the list contains the key.
     pub fn contains(&self, key: &[u8; 32]) -> bool {
         self.0.binary_search(key).is_ok()
     }

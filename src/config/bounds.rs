@@ -1,10 +1,9 @@
-//! Whole numbers between two bounds, both included: refused where they stand in the file, and where a program sets
-//! them.
+//! Integers with inclusive bounds, checked when a file is parsed and when a program sets them.
 
 use super::ConfigError;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-/// A number as it is read: outside of its bounds it is refused with its line.
+/// A number in a file: a value out of bounds is refused with its line.
 #[derive(Clone, Copy)]
 pub(super) struct Bounded<const LEAST: u64, const MOST: u64>(u64);
 
@@ -22,7 +21,7 @@ impl<'de, const LEAST: u64, const MOST: u64> Deserialize<'de> for Bounded<LEAST,
 }
 
 impl<const LEAST: u64, const MOST: u64> Bounded<LEAST, MOST> {
-    /// A default, which is within its bounds.
+    /// A default, which must be within its bounds.
     pub(super) fn of(number: impl Number) -> Self {
         Self(number.to_u64())
     }
@@ -58,7 +57,7 @@ impl Number for usize {
     }
 }
 
-/// The bounds of one key of the section `S`.
+/// The bounds of one key in section `S`.
 pub(super) struct KeyBounds<S> {
     pub(super) key: &'static str,
     pub(super) least: u64,
@@ -70,7 +69,7 @@ pub(super) struct KeyBounds<S> {
 /// Checks a number that a program has set.
 ///
 /// # Errors
-/// With the key, when the number is out of bounds.
+/// [`ConfigError`] with the key, when the number is out of bounds.
 pub(super) fn check(key: &str, number: u64, least: u64, most: u64) -> Result<(), ConfigError> {
     if (least..=most).contains(&number) {
         return Ok(());

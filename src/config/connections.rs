@@ -1,4 +1,4 @@
-//! How many clients there may be, and for how long they may do nothing.
+//! `[connections]`: the number of clients, and their timeouts.
 
 use super::Network;
 use super::section::section;
@@ -7,29 +7,29 @@ use serde::{Deserialize, Serialize};
 section! {
     /// `[connections]`
     pub struct ConnectionsConfig {
-        /// WebSocket connections in all.
+        /// Maximum number of WebSocket connections.
         pub in_all: usize where 1..=1_000_000 => OnReload,
-        /// WebSocket connections an address.
+        /// Maximum number of WebSocket connections of an address.
         pub per_address: usize where 1..=1_000_000 => OnReload,
-        /// Connections that are no WebSocket yet.
+        /// Maximum number of connections that are not a WebSocket yet.
         pub half_open: usize where 1..=100_000 => OnReload,
-        /// How long a connection may be no WebSocket.
+        /// Timeout for a connection to become a WebSocket.
         pub handshake_timeout_s: u64 where 1..=3_600 => NewConnections,
-        /// How long between pings; 0 for none.
+        /// Interval of pings; 0 for none.
         pub ping_interval_s: u64 where 0..=3_600 => NewConnections,
-        /// How long after a ping nothing may be heard.
+        /// Timeout after a ping without any message or pong.
         pub pong_timeout_s: u64 where 1..=3_600 => NewConnections,
-        /// How long a message may take to come once it has begun.
+        /// Timeout for a message to be complete.
         pub message_timeout_s: u64 where 1..=3_600 => NewConnections,
-        /// Messages on their way in, of an address.
+        /// Maximum bytes of incoming messages of an address.
         pub incoming_bytes_per_address: usize where 65_536..=1_073_741_824 => Restart,
-        /// Messages on their way in, of all addresses.
+        /// Maximum bytes of incoming messages of all addresses.
         pub incoming_bytes_in_all: usize where 65_536..=1_073_741_824 => Restart,
-        /// What may wait for a client to take it.
+        /// Maximum bytes waiting to be sent to one client.
         pub outbound_bytes: usize where 65_536..=1_073_741_824 => NewConnections,
-        /// What may wait for all clients, beside 64 KiB for each.
+        /// Maximum bytes waiting to be sent to all clients, in addition to 64 KiB for each.
         pub outbound_bytes_in_all: usize where 65_536..=68_719_476_736 => Restart,
-        /// Whose `X-Forwarded-For` is believed.
+        /// Proxies whose `X-Forwarded-For` is trusted.
         pub trusted_proxies: Vec<Network> => NewConnections,
     }
 }

@@ -1,27 +1,27 @@
-//! The URL of a database: shown without its password.
+//! The URL of a database, displayed without its password.
 
 use crate::relay_url::redacted;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::fmt::{self, Debug, Display, Formatter};
 
-/// How the URL of a database begins.
+/// The schemes of database URLs.
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
-/// Where a PostgreSQL database is, such as `postgres://user@host/database`; empty for none.
+/// The URL of a PostgreSQL database, such as `postgres://user@host/database`; empty for none.
 ///
-/// [`Display`] and [`Debug`] leave out the login and the values of parameters, which may be a password;
-/// [`DatabaseUrl::expose`] and [`Serialize`] do not.
+/// [`Display`] and [`Debug`] leave out the login and the values of parameters, which may contain a
+/// password; [`DatabaseUrl::expose`] and [`Serialize`] do not.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct DatabaseUrl(String);
 
 impl DatabaseUrl {
-    /// Takes a URL; whether it leads anywhere is found out when it is opened. `None` when the text does
-    /// not begin as one.
+    /// Accepts a text with a scheme of database URLs; `None` for any other. The rest is checked
+    /// when the database is opened.
     pub fn parse(text: &str) -> Option<Self> {
         SCHEMES.iter().any(|scheme| text.starts_with(scheme)).then(|| Self(text.to_owned()))
     }
 
-    /// Whether there is none.
+    /// Whether no database is configured.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -56,7 +56,7 @@ impl<'de> Deserialize<'de> for DatabaseUrl {
         if text.is_empty() {
             return Ok(Self::default());
         }
-        // Without the text: it may hold a password.
+        // The error must not contain the text, which may have a password.
         Self::parse(&text)
             .ok_or_else(|| D::Error::custom("must be postgres://user@host/database, or empty"))
     }

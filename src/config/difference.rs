@@ -1,11 +1,11 @@
-//! Which keys of two configurations differ.
+//! The keys in which two configurations differ.
 
 use super::Config;
 use std::collections::BTreeMap;
 use toml::Value;
 
 impl Config {
-    /// The keys, such as `limits.filters`, whose values differ, in order. All peers together are
+    /// The keys with different values, such as `limits.filters`, in order. All peers together are
     /// the key `peer`.
     pub fn differing_keys(&self, other: &Self) -> Vec<String> {
         let (mine, mut theirs) = (values(self), values(other));
@@ -20,10 +20,10 @@ impl Config {
     }
 }
 
-/// Every value by its key with the section before it.
+/// Every value, by section and key.
 pub(super) fn values(config: &Config) -> BTreeMap<String, Value> {
     let mut found = BTreeMap::new();
-    // A configuration is always a table: it has been read from one.
+    // A configuration is always a table, because it was parsed from one.
     for (section, value) in toml::Table::try_from(config).unwrap_or_default() {
         match value {
             Value::Table(table) => {

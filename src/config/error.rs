@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and in which line of the file.
+//! Errors of a configuration, with the line in the file.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -17,49 +17,49 @@ pub enum ConfigError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// A line of it is wrong.
+    /// A line is invalid.
     #[error("{path}, line {line}: {key}{message}", path = path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
         /// The line, counted from 1.
         line: usize,
-        /// The key on that line and a colon, where there is one.
+        /// The key on that line and a colon, if there is one.
         key: String,
-        /// What is wrong.
+        /// The fault.
         message: String,
     },
-    /// A program has set a number that is out of bounds.
+    /// A program has set a number out of bounds.
     #[error("{key} = {number}: it must be from {least} to {most}")]
     OutOfBounds {
         /// The key, such as `limits.filters`.
         key: String,
-        /// What was set.
+        /// The number.
         number: u64,
-        /// The least number.
+        /// The lower bound.
         least: u64,
-        /// The greatest number.
+        /// The upper bound.
         most: u64,
     },
-    /// A program has set values that contradict each other.
+    /// A program has set inconsistent values.
     #[error("{message}")]
     Contradiction {
-        /// Which, and what to do.
+        /// The values, and a hint.
         message: String,
     },
-    /// An environment variable is wrong.
+    /// An environment variable is invalid.
     #[error("environment variable {variable}: {message}")]
     Variable {
         /// Its name.
         variable: String,
-        /// What is wrong.
+        /// The fault.
         message: String,
     },
 }
 
 impl ConfigError {
-    /// That an event is allowed more than a message: where the one stands in the text, else where
-    /// the other does.
+    /// An event limit above the message limit: the error is at the line of the one, or else of the
+    /// other.
     pub(super) fn of_event_bytes(text: &str, path: &Path, message: String) -> Self {
         #[derive(Deserialize)]
         struct Tables {
@@ -73,7 +73,7 @@ impl ConfigError {
         Self::Invalid { path: path.to_owned(), line, key: format!("{key}: "), message }
     }
 
-    /// That a `key` of a `[[peer]]` is wrong, the one that is `place`-th in the text, from 0.
+    /// A `key` of a `[[peer]]` is invalid; `place` is the index of the peer in the text.
     pub(super) fn in_peer(
         text: &str,
         path: &Path,
@@ -92,7 +92,7 @@ impl ConfigError {
     }
 }
 
-/// The line, from 1, of the byte at `start`.
+/// The line number, from 1, of the byte at `start`.
 pub(super) fn line_at(text: &str, start: usize) -> usize {
     text.get(..start).unwrap_or("").matches('\n').count() + 1
 }

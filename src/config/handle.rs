@@ -1,40 +1,40 @@
-//! The configuration in force, which everybody reads through one handle.
+//! The current configuration, shared through a handle.
 
 use super::{Config, ConfigError, TakesEffect};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 
-/// What a reload did, key by key, such as `limits.filters`.
+/// The result of a reload, by key, such as `limits.filters`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reloaded {
-    /// Keys whose new value is in force.
+    /// Keys whose new value is in effect.
     pub changed: Vec<String>,
     /// Keys that keep their old value until a restart.
     pub needs_restart: Vec<String>,
 }
 
-/// The configuration in force. Clones share it.
+/// The current configuration. Clones share it.
 #[derive(Debug, Clone)]
 pub struct ConfigHandle {
     current: Arc<ArcSwap<Config>>,
 }
 
 impl ConfigHandle {
-    /// A handle with `config` in force.
+    /// A handle with `config` as the current configuration.
     pub fn new(config: Config) -> Self {
         Self { current: Arc::new(ArcSwap::from_pointee(config)) }
     }
 
-    /// The configuration in force now. Work that has begun with one goes on with it.
+    /// The current configuration. Work in progress continues with the one it loaded.
     pub fn load(&self) -> Arc<Config> {
         self.current.load_full()
     }
 
-    /// Puts `config` in force, but for the keys that only a restart changes.
+    /// Applies `config`, except for keys that need a restart.
     ///
     /// # Errors
-    /// As [`Config::check`]; everything then stays as it was.
+    /// As [`Config::check`]; the configuration is then unchanged.
     pub fn reload(&self, config: Config) -> Result<Reloaded, ConfigError> {
         config.check()?;
         let restart: Vec<String> = Config::keys()
@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(reloaded.needs_restart, restart);
         assert_eq!(handle.load().differing_keys(&config), restart);
         assert_eq!(*begun, Config::default());
-        // The same file once more: what needs a restart still does.
+        // The same file again: keys that need a restart still do.
         let again = handle.reload(config).unwrap();
         assert_eq!((again.changed.len(), again.needs_restart.len()), (0, 4));
     }

@@ -1,4 +1,4 @@
-//! What a client may ask for.
+//! `[limits]` and `[negentropy]`: limits on the requests of a client.
 
 use super::section::section;
 use super::{ConfigError, bounds};
@@ -8,36 +8,36 @@ use std::ops::RangeInclusive;
 section! {
     /// `[limits]`
     pub struct Limits {
-        /// The longest WebSocket message taken.
+        /// Maximum length of a WebSocket message.
         pub message_bytes: usize where 1_024..=1_073_741_824 => NewConnections,
-        /// The longest event taken, as JSON without white space; 0 for as long as a message can bring
-        /// it. See [`Limits::longest_event`].
+        /// Maximum length of an event, as JSON without white space; 0 for the length that fits in a
+        /// message. See [`Limits::longest_event`].
         pub event_bytes: usize where 0..=1_073_741_824 => OnReload,
-        /// The most tags of an event.
+        /// Maximum number of tags of an event.
         pub event_tags: usize where 0..=1_000_000 => OnReload,
-        /// The most characters of an event's content.
+        /// Maximum number of characters of an event's content.
         pub content_chars: usize where 0..=1_073_741_824 => OnReload,
-        /// How far ahead an event's `created_at` may be.
+        /// How far in the future an event's `created_at` may be.
         pub created_at_ahead_s: u64 where 0..=4_294_967_295 => OnReload,
-        /// How far behind an event's `created_at` may be; 0 for no limit.
+        /// How far in the past an event's `created_at` may be; 0 for no limit.
         pub created_at_behind_s: u64 where 0..=4_294_967_295 => OnReload,
-        /// Subscriptions a connection.
+        /// Maximum number of subscriptions of a connection.
         pub subscriptions: usize where 1..=10_000 => OnReload,
-        /// Filters a message.
+        /// Maximum number of filters of a message.
         pub filters: usize where 1..=1_000 => OnReload,
-        /// Values in all lists of a filter.
+        /// Maximum number of values in all lists of a filter.
         pub filter_values: usize where 1..=1_000_000 => OnReload,
-        /// Values in all filters of a connection's subscriptions.
+        /// Maximum number of values in all filters of a connection's subscriptions.
         pub subscription_values: usize where 1..=100_000_000 => OnReload,
-        /// The memory for the filters of all subscriptions, in MiB.
+        /// Maximum memory for the filters of all subscriptions, in MiB.
         pub subscription_memory_mb: usize where 1..=1_000_000 => OnReload,
-        /// Characters of a subscription id.
+        /// Maximum number of characters of a subscription id.
         pub subscription_id_chars: usize where 1..=1_024 => OnReload,
-        /// Stored events that answer one filter.
+        /// Maximum number of stored events returned for one filter.
         pub events_per_filter: usize where 1..=1_000_000 => OnReload,
-        /// How long the store is searched for one REQ, COUNT or NEG-OPEN.
+        /// Timeout of a query for one REQ, COUNT or NEG-OPEN.
         pub query_timeout_s: u64 where 1..=3_600 => OnReload,
-        /// How long a client may take nothing of what it is sent.
+        /// Timeout for sending to a client that does not read.
         pub send_timeout_s: u64 where 1..=3_600 => NewConnections,
     }
 }
@@ -64,12 +64,12 @@ impl Default for Limits {
     }
 }
 
-/// What stands around an event in the message that brings it: `["EVENT",` and `]`.
+/// The bytes around an event in a message: `["EVENT",` and `]`.
 const AROUND_EVENT_BYTES: usize = 10;
 
 impl Limits {
-    /// The longest event that is taken, in bytes, from clients and from peers alike: one that EVENT
-    /// cannot bring could be handed on to nobody.
+    /// Maximum length of an event in bytes, for clients and for peers: an event that does not fit
+    /// in an EVENT message could not be passed on.
     pub fn longest_event(&self) -> usize {
         let brought = self.message_bytes.saturating_sub(AROUND_EVENT_BYTES);
         match self.event_bytes {
@@ -78,13 +78,13 @@ impl Limits {
         }
     }
 
-    /// NIP-11, `max_message_length`: a message of so many bytes is taken, and so is the event in it,
-    /// for whose length NIP-11 has no number of its own.
+    /// NIP-11, `max_message_length`: a message of this length is accepted, including its event,
+    /// since NIP-11 has no separate limit for events.
     pub fn longest_message(&self) -> usize {
         self.longest_event() + AROUND_EVENT_BYTES
     }
 
-    /// What two of the limits say that cannot be, and what to do.
+    /// A contradiction between two limits, with a hint.
     pub(super) fn contradiction(&self) -> Option<String> {
         let (event, message) = (self.event_bytes, self.message_bytes);
         (event > message).then(|| {
@@ -99,18 +99,18 @@ impl Limits {
 section! {
     /// `[negentropy]`
     pub struct NegentropyConfig {
-        /// The most items of a session's set.
+        /// Maximum number of items in a session's set.
         pub max_sync_events: usize where 1..=1_000_000_000 => OnReload,
-        /// The longest NEG-MSG sent, before hex; 0 for no limit.
+        /// Maximum length of a sent NEG-MSG, before hex encoding; 0 for no limit.
         #[serde(deserialize_with = "frame_limit")]
         pub frame_limit_bytes: u64 => OnReload,
-        /// NEG sessions a connection.
+        /// Maximum number of NEG sessions of a connection.
         pub sessions: usize where 1..=10_000 => OnReload,
-        /// NEG sessions in all.
+        /// Maximum number of NEG sessions.
         pub sessions_in_all: usize where 1..=10_000_000 => OnReload,
-        /// Memory for the sets that only sessions hold.
+        /// Maximum memory for sets that only sessions hold.
         pub memory_mb: usize where 1..=1_048_576 => OnReload,
-        /// How long a session may be asked nothing.
+        /// Idle timeout of a session.
         pub idle_timeout_s: u64 where 1..=86_400 => OnReload,
     }
 }
@@ -128,11 +128,11 @@ impl Default for NegentropyConfig {
     }
 }
 
-/// The frame limits that can be set, in bytes, beside 0 for none.
+/// The valid frame limits in bytes, in addition to 0 for no limit.
 const FRAME_LIMITS: RangeInclusive<u64> = 4_096..=1_073_741_824;
 
 impl NegentropyConfig {
-    /// Checks the frame limit, which is 0 or within bounds.
+    /// Checks that the frame limit is 0 or within its bounds.
     pub(super) fn check_frame_limit(&self) -> Result<(), ConfigError> {
         if self.frame_limit_bytes == 0 {
             return Ok(());

@@ -1,12 +1,12 @@
-//! Where a server listens.
+//! The address on which a server listens.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-/// Where to listen: `ADDRESS:PORT`, `NAME:PORT` for every address of the name, or `:PORT` for every
-/// address of the machine. Port 0 takes any free port.
+/// An address to listen on: `ADDRESS:PORT`, `NAME:PORT` for every address of the name, or `:PORT`
+/// for every address of the machine. Port 0 takes any free port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ListenAddress {
@@ -22,7 +22,7 @@ enum ListenHost {
     Name(String),
 }
 
-/// A text that says nowhere to listen.
+/// The text is not an address to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be an address and a port: \"127.0.0.1:7777\", \"localhost:7777\" or \":7777\"")]
 pub struct ListenAddressError;
@@ -33,12 +33,12 @@ impl ListenAddress {
         self.port
     }
 
-    /// Listens on another port of the same host.
+    /// Sets another port for the same host.
     pub fn set_port(&mut self, port: u16) {
         self.port = port;
     }
 
-    /// The name to look up, where it is one.
+    /// The name to resolve, if the host is a name.
     pub fn name(&self) -> Option<&str> {
         match &self.host {
             ListenHost::Name(name) => Some(name),
@@ -46,8 +46,8 @@ impl ListenAddress {
         }
     }
 
-    /// The addresses to try in this order, where no name has to be looked up; one of them is enough. The
-    /// IPv6 wildcard takes IPv4 connections too.
+    /// The addresses to try, in this order, if no name has to be resolved; one of them is enough.
+    /// The IPv6 wildcard accepts IPv4 connections too.
     pub fn literal(&self) -> Option<Vec<SocketAddr>> {
         let hosts: Vec<IpAddr> = match &self.host {
             ListenHost::All => vec![Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()],
@@ -57,7 +57,7 @@ impl ListenAddress {
         Some(hosts.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect())
     }
 
-    /// `HOST:PORT` by which a client on the same machine reaches it.
+    /// `HOST:PORT` for a client on the same machine.
     pub fn reachable(&self) -> String {
         let host = match &self.host {
             ListenHost::All => Ipv4Addr::LOCALHOST.into(),
@@ -94,7 +94,7 @@ impl FromStr for ListenAddress {
     }
 }
 
-/// A host name, with at least one letter: `127.0.1` is a mistake and not a name.
+/// Whether the text is a host name. It needs at least one letter: `127.0.1` is a mistake.
 fn is_name(text: &str) -> bool {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     text.len() <= 253

@@ -9,7 +9,7 @@ section! {
         /// A level, or directives by module.
         #[serde(deserialize_with = "log_level")]
         pub level: String => OnReload,
-        /// How a line is written.
+        /// The format of a line.
         pub format: LogFormat => Restart,
     }
 }
@@ -20,17 +20,17 @@ impl Default for LogConfig {
     }
 }
 
-/// How a log line is written.
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
     /// One JSON object a line.
     Json,
 }
 
-/// Checked here, because `tracing` takes any word for the name of a module.
+/// Validates the level, because `tracing` would take any word for the name of a module.
 fn log_level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let text = String::deserialize(deserializer)?;

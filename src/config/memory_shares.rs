@@ -1,26 +1,26 @@
-//! Lowers the configured memory on a machine that has little.
+//! Reduces the configured memory on a machine with little memory.
 
 use super::Config;
 use super::section::Section;
 use crate::memory::Memory;
 
-// Each may take one part in so many of the machine's memory.
-/// The pages that the writer works on.
+// Each constant is the divisor of the machine's memory for one use.
+/// The writer's page cache.
 const CACHE_PARTS: u64 = 8;
 /// Cached sets.
 const SETS_PARTS: u64 = 8;
-/// Sets that only NEG sessions hold.
+/// Sets held only by NEG sessions.
 const SESSIONS_PARTS: u64 = 4;
 /// The filters of all subscriptions.
 const SUBSCRIPTIONS_PARTS: u64 = 16;
-/// What waits for the socket of one connection.
+/// Bytes waiting to be sent on one connection.
 const OUTBOUND_PARTS: u64 = 1_024;
-/// What waits for the sockets of all connections.
+/// Bytes waiting to be sent on all connections.
 const OUTBOUND_IN_ALL_PARTS: u64 = 16;
 
 impl Config {
-    /// Lowers what caches, sets, subscriptions and queues may take to their shares of the memory. Returns
-    /// whether anything was lowered.
+    /// Reduces the memory of caches, sets, subscriptions and queues to their shares. Returns
+    /// whether anything was reduced.
     #[doc(hidden)]
     pub fn fit(&mut self, memory: Memory) -> bool {
         let before = self.clone();

@@ -1,4 +1,4 @@
-//! Who may see what the relay measures.
+//! `[metrics]`: who may see the metrics.
 
 use super::Network;
 use super::section::section;

@@ -1,4 +1,4 @@
-//! What `relay.toml` says. The file in the project's root is the default, key by key.
+//! The configuration in `relay.toml`. The file in the project's root has the defaults, key by key.
 
 mod attach;
 mod auth;
@@ -51,69 +51,66 @@ pub use store::{IndexConfig, StoreConfig};
 pub use sync::{Direction, FilterObjects, PeerConfig, SyncConfig};
 pub use write_policy::WritePolicyConfig;
 
-use crate::store::{Batches, Clock, PrivateKinds, StoreOptions};
+use crate::store::{PrivateKinds, StoreOptions};
 use negsync_nostr::RelayUrl;
 use serde::{Deserialize, Serialize};
 
-/// The whole file.
+/// The whole configuration.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Config {
-    /// Where the relay listens and what it says of itself.
+    /// The address and the description of the relay.
     pub relay: RelayConfig,
-    /// Where events are kept and how safely.
+    /// The storage of events and its durability.
     pub store: StoreConfig,
-    /// How many clients there may be.
+    /// The number of clients and their timeouts.
     pub connections: ConnectionsConfig,
-    /// What a client may ask for.
+    /// Limits on the requests of a client.
     pub limits: Limits,
-    /// How often a client may ask.
+    /// Rate limits.
     pub rates: RatesConfig,
     /// Limits of NIP-77.
     pub negentropy: NegentropyConfig,
-    /// Who may do and see what.
+    /// Permissions.
     pub auth: AuthConfig,
-    /// Memory of the index.
+    /// The memory of the index.
     pub index: IndexConfig,
-    /// What the operator does not want.
+    /// Bans and management.
     pub moderation: ModerationConfig,
-    /// What is kept, and for how long.
+    /// Retention of events.
     pub retention: RetentionConfig,
-    /// The operator's own program that decides about events.
+    /// The operator's program that decides about events.
     pub write_policy: WritePolicyConfig,
-    /// How this store asks others.
+    /// Settings of syncs.
     pub sync: SyncConfig,
     /// The peers that the relay keeps in sync with.
     #[serde(rename = "peer", skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<PeerConfig>,
     /// Another relay, for `negsync attach`.
     pub attach: AttachConfig,
-    /// Who may see what the relay measures.
+    /// Who may see the metrics.
     pub metrics: MetricsConfig,
     /// The page for browsers.
     pub page: PageConfig,
-    /// What is logged.
+    /// The log.
     pub log: LogConfig,
 }
 
 impl Config {
-    /// How the store is opened, by every command in the same way, so that one goes on from the index
-    /// files of another.
+    /// The options with which all commands open the store, so that they share its index files.
     pub fn store_options(&self) -> StoreOptions {
         let private_kinds = PrivateKinds::new(self.auth.private_kinds.iter().copied());
-        StoreOptions {
-            synchronous: self.store.synchronous,
-            readers: self.store.readers,
-            cache_mb: self.store.cache_mb,
-            wal_mb: self.store.wal_mb,
-            private_kinds: private_kinds.clone(),
-            private_times: Some(private_kinds),
-            relay_url: RelayUrl::parse(&self.auth.relay_url).ok(),
-            // Whoever has no configuration goes by what the relay has put into the store.
-            retention: Some(self.retention.retention()).filter(|it| !it.is_empty()),
-            batches: Batches::Short,
-            clock: Clock::system(),
-        }
+        StoreOptions::default()
+            .synchronous(self.store.synchronous)
+            .readers(self.store.readers)
+            .cache_mb(self.store.cache_mb)
+            .wal_mb(self.store.wal_mb)
+            .private_kinds(private_kinds.clone())
+            .private_times(private_kinds)
+            .relay_url(RelayUrl::parse(&self.auth.relay_url).ok())
+            // A command without a configuration uses the rules that the relay has recorded in the
+            // store.
+            .retention(Some(self.retention.retention()).filter(|it| !it.is_empty()))
     }
 }

@@ -1,4 +1,4 @@
-//! What the operator does not want, and who may say so over HTTP.
+//! `[moderation]`: bans, and who may manage the relay over HTTP.
 
 use super::PublicKeys;
 use super::section::section;
@@ -9,9 +9,9 @@ section! {
     /// `[moderation]`
     #[derive(Default)]
     pub struct ModerationConfig {
-        /// The ban list; empty for the store's name with `.bans` at its end.
+        /// The ban list; if empty, the store's path with `.bans` appended.
         pub file: PathBuf => Restart,
-        /// Whose requests to manage the relay (NIP-86) are followed.
+        /// The keys that may manage the relay (NIP-86).
         pub operators: PublicKeys => OnReload,
     }
 }

@@ -1,12 +1,13 @@
-//! Addresses as an operator writes them: `192.0.2.0/24`, `2001:db8::/32`, or a single one.
+//! Networks and addresses in the notation of operators: `192.0.2.0/24`, `2001:db8::/32`, or a
+//! single address.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// The addresses that begin with the same bits (CIDR notation, RFC 4632). An IPv4 address inside
-/// IPv6 (`::ffff:192.0.2.1`, what a socket on `[::]` sees) counts as the IPv4 address that it is.
+/// A network in CIDR notation (RFC 4632). An IPv4 address inside IPv6 (`::ffff:192.0.2.1`, as a
+/// socket on `[::]` reports it) counts as the IPv4 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     // The bits after the prefix are zero.
@@ -14,20 +15,20 @@ pub struct Network {
     prefix_bits: u8,
 }
 
-/// Why a text names no network.
+/// Why a text is not a network.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NetworkError {
-    /// Neither an address nor an address and a prefix.
+    /// It is neither an address nor an address with a prefix length.
     #[error("{0:?} is not an address such as 192.0.2.1 or a network such as 192.0.2.0/24")]
     Malformed(String),
-    /// Bits after the prefix are set: was one address meant, or its whole network?
+    /// Bits after the prefix are set: it is unclear whether one address is meant or its network.
     #[error("{0:?} has bits set after its prefix; write {1}, or the address without a prefix")]
     BitsAfterPrefix(String, Network),
 }
 
 impl Network {
-    /// The network of `prefix_bits` in which `address` lies; `None` when it has not so many bits.
+    /// The network of `prefix_bits` that contains `address`; `None` if the address has fewer bits.
     pub fn of(address: IpAddr, prefix_bits: u8) -> Option<Self> {
         let first = match address {
             IpAddr::V4(v4) if prefix_bits <= 32 => {
@@ -43,12 +44,12 @@ impl Network {
         Some(Self { first, prefix_bits })
     }
 
-    /// The network of one address.
+    /// The network of a single address.
     pub fn only(address: IpAddr) -> Self {
         Self { first: address, prefix_bits: if address.is_ipv4() { 32 } else { 128 } }
     }
 
-    /// Whether the address lies in it.
+    /// Whether the network contains the address.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.first.is_ipv4() == address.is_ipv4()

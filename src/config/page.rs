@@ -1,4 +1,4 @@
-//! The page that a browser is shown.
+//! `[page]`: the page for browsers.
 
 use super::Network;
 use super::section::section;
@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 section! {
     /// `[page]`
     pub struct PageConfig {
-        /// Whether there is a page.
+        /// Whether the page is on.
         pub enabled: bool => OnReload,
-        /// From where an operator looks: who is shown the peers' addresses.
+        /// The operator's networks; the page shows the peers' URLs there.
         pub operator: Vec<Network> => OnReload,
-        /// The least seconds between two looks at the days on which one peer differs.
+        /// Minimum interval between two comparisons by day with one peer, in seconds.
         pub look_interval_s: u64 where 1..=86_400 => OnReload,
     }
 }

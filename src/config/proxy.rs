@@ -1,55 +1,55 @@
-//! The way to peers: straight, or through a proxy.
+//! The connection to peers: direct, or through a proxy.
 
 use nostr::Url;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Whether peers are reached through a proxy; written as the proxy's URL, or empty for none.
+/// Whether to use a proxy; written as the proxy's URL, or empty for none.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Via {
-    /// Straight.
+    /// Without a proxy.
     #[default]
     Direct,
     /// Through this proxy.
     Proxy(Proxy),
 }
 
-/// A proxy. It resolves the names of peers itself. `Debug` and `Display` leave its password out.
+/// A proxy. It resolves the names of peers itself. `Debug` and `Display` leave out its password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
-    /// What it speaks.
+    /// Its protocol.
     pub protocol: ProxyProtocol,
-    /// Its name or address.
+    /// Its host name or address.
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// The user name and the password that it wants.
+    /// The user name and the password.
     pub login: Option<(String, String)>,
-    // As it is configured.
+    // As configured.
     text: String,
 }
 
-/// What a proxy speaks.
+/// The protocol of a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyProtocol {
-    /// SOCKS version 5 (RFC 1928), as Tor does.
+    /// SOCKS version 5 (RFC 1928), as used by Tor.
     Socks5,
     /// HTTP CONNECT (RFC 9110, section 9.3.6).
     Http,
 }
 
-/// A text that names no proxy.
+/// The text is not a proxy's URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be socks5://HOST:PORT or http://HOST:PORT, or empty: {0}")]
 pub struct ProxyError(&'static str);
 
 impl Via {
-    /// Reads a proxy's URL; an empty text is no proxy.
+    /// Parses a proxy's URL; an empty text means no proxy.
     ///
     /// # Errors
-    /// Says what is wrong; the text, which may hold a password, is not repeated.
+    /// [`ProxyError`] with the fault; it does not contain the text, which may have a password.
     pub fn parse(text: &str) -> Result<Self, ProxyError> {
         let text = text.trim();
         if text.is_empty() { Ok(Self::Direct) } else { Proxy::parse(text).map(Self::Proxy) }
@@ -60,7 +60,7 @@ impl Proxy {
     fn parse(text: &str) -> Result<Self, ProxyError> {
         let url = Url::parse(text).map_err(|_| ProxyError("it is no URL"))?;
         let (protocol, default_port) = match url.scheme() {
-            // curl's name for a SOCKS5 proxy that resolves names: here every one does.
+            // curl's name for a SOCKS5 proxy that resolves names; here every proxy does.
             "socks5" | "socks5h" => (ProxyProtocol::Socks5, 1_080),
             "http" => (ProxyProtocol::Http, 80),
             _ => return Err(ProxyError("it begins with another scheme")),

@@ -1,26 +1,26 @@
-//! How often a client may ask.
+//! `[rates]`: rate limits of clients.
 
 use super::section::section;
 use serde::{Deserialize, Serialize};
 
 section! {
-    /// `[rates]`: each pair is a token bucket of every address.
+    /// `[rates]`: each pair is the token bucket of an address.
     pub struct RatesConfig {
         /// EVENT messages a second; 0 for no limit.
         pub events_per_s: u64 where 0..=1_000_000 => OnReload,
-        /// EVENT messages at once.
+        /// Maximum burst of EVENT messages.
         pub events_burst: u64 where 1..=1_000_000_000 => OnReload,
         /// REQ and COUNT messages a second; 0 for no limit.
         pub queries_per_s: u64 where 0..=1_000_000 => OnReload,
-        /// REQ and COUNT messages at once.
+        /// Maximum burst of REQ and COUNT messages.
         pub queries_burst: u64 where 1..=1_000_000_000 => OnReload,
         /// NEG-OPEN and NEG-MSG messages a second; 0 for no limit.
         pub neg_per_s: u64 where 0..=1_000_000 => OnReload,
-        /// NEG-OPEN and NEG-MSG messages at once.
+        /// Maximum burst of NEG-OPEN and NEG-MSG messages.
         pub neg_burst: u64 where 1..=1_000_000_000 => OnReload,
         /// Other frames a second; 0 for no limit.
         pub other_per_s: u64 where 0..=1_000_000 => OnReload,
-        /// Other frames at once.
+        /// Maximum burst of other frames.
         pub other_burst: u64 where 1..=1_000_000_000 => OnReload,
     }
 }

@@ -1,4 +1,4 @@
-//! `[relay]`: where the relay listens, and what it says of itself (NIP-11).
+//! `[relay]`: the listening address and the NIP-11 document.
 
 use super::ListenAddress;
 use super::section::section;
@@ -28,8 +28,8 @@ section! {
         /// NIP-11 `terms_of_service`: the URL of a page; empty leaves it out.
         #[serde(deserialize_with = "web_url")]
         pub terms_of_service: String => OnReload,
-        /// Names by which the operator reaches the relay, beside addresses, names without a dot and
-        /// the host of the relay's URL.
+        /// Host names of the relay for its operator, in addition to addresses, names without a dot
+        /// and the host of the relay's URL.
         pub hosts: Vec<String> => OnReload,
         /// NIP-11 `pubkey`; empty leaves it out.
         #[serde(deserialize_with = "public_key")]

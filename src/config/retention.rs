@@ -1,4 +1,4 @@
-//! What is kept, and for how long.
+//! `[retention]`: which events are kept, and for how long.
 
 use super::section::section;
 use crate::store::{Retention, RetentionRule};
@@ -8,23 +8,23 @@ section! {
     /// `[retention]`
     #[derive(Default)]
     pub struct RetentionConfig {
-        /// Which events go when: by age and by count.
+        /// The rules by age and by count.
         #[serde(deserialize_with = "rules")]
         pub rules: Vec<RetentionRule> => OnReload,
-        /// The most MiB that the store's file may use; 0 for any number.
+        /// Maximum size of the store's used space, in MiB; 0 for no limit.
         pub store_mb: u64 where 0..=1_073_741_824 => OnReload,
     }
 }
 
 impl RetentionConfig {
-    /// The rules as the store takes them.
+    /// The rules in the form of the store.
     pub fn retention(&self) -> Retention {
         let bytes = Some(self.store_mb << 20).filter(|bytes| *bytes > 0);
         Retention { rules: self.rules.clone(), store_bytes: bytes }
     }
 }
 
-/// The most rules.
+/// Maximum number of rules.
 const MOST_RULES: usize = 1_000;
 
 fn rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RetentionRule>, D::Error> {

@@ -1,4 +1,4 @@
-//! A section of `relay.toml`, each key of which says when a changed value takes effect.
+//! Sections of `relay.toml`; for each key, when a changed value takes effect.
 
 use super::bounds::{self, KeyBounds};
 use super::{
@@ -11,9 +11,9 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TakesEffect {
-    /// At SIGHUP, for everybody.
+    /// At SIGHUP, for all connections.
     OnReload,
-    /// At SIGHUP, for connections that are opened after it.
+    /// At SIGHUP, for connections opened after it.
     NewConnections,
     /// At the next start.
     Restart,
@@ -40,14 +40,14 @@ pub struct ConfigKey {
     pub takes_effect: TakesEffect,
 }
 
-/// What [`section!`] says about a section.
+/// The keys of a section, as [`section!`] declares them.
 pub(super) trait Section: Sized + 'static {
-    /// The keys in the order of the file.
+    /// The keys, in file order.
     const KEYS: &'static [(&'static str, TakesEffect)];
-    /// The keys that are numbers with bounds.
+    /// The keys with numeric bounds.
     const BOUNDS: &'static [KeyBounds<Self>];
 
-    /// `new`, with the values of `self` where only a restart changes them.
+    /// `new`, but with the values of `self` for keys that need a restart.
     fn reloaded(&self, new: Self) -> Self;
 
     /// Moves each number to its nearest bound.
@@ -68,8 +68,8 @@ pub(super) trait Section: Sized + 'static {
 }
 
 /// Declares a section: `pub key: Type => When,` for each key, where `When` is a variant of
-/// [`TakesEffect`]; a number with bounds is `pub key: Type where 1..=9 => When,`. It is read by a twin
-/// whose types know the bounds, so that an error names the line.
+/// [`TakesEffect`]; a number with bounds is `pub key: Type where 1..=9 => When,`. A second struct,
+/// whose types contain the bounds, parses the file, so that an error names the line.
 macro_rules! section {
     (
         $(#[$attribute:meta])*
@@ -132,7 +132,7 @@ macro_rules! section {
 }
 pub(super) use section;
 
-/// As what a key is read.
+/// The type as which a key is parsed.
 macro_rules! read_type {
     ($Type:ty) => { $Type };
     ($Type:ty, $least:literal, $most:literal) => { crate::config::bounds::Bounded<$least, $most> };
@@ -194,10 +194,10 @@ impl Config {
             .collect()
     }
 
-    /// Checks what a program has set: whatever is read from a file has been checked with its line.
+    /// Checks values that a program has set; values from a file were checked with their lines.
     ///
     /// # Errors
-    /// With the key, when a number is out of its bounds or values contradict each other.
+    /// [`ConfigError`] with the key, when a number is out of its bounds or values are inconsistent.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.store.check("store")?;
         self.connections.check("connections")?;
@@ -215,7 +215,7 @@ impl Config {
         self.limits.contradiction().map_or(Ok(()), contradiction)
     }
 
-    /// `new`, with the values of `self` where only a restart changes them.
+    /// `new`, but with the values of `self` for keys that need a restart.
     pub(super) fn reloaded(&self, new: Self) -> Self {
         Self {
             relay: self.relay.reloaded(new.relay),

@@ -1,4 +1,5 @@
-//! Where a configuration comes from: the defaults, a file over them, environment variables over both.
+//! The sources of a configuration: the defaults, overridden by a file, overridden by environment
+//! variables.
 
 use super::difference::values;
 use super::error::line_at;
@@ -8,53 +9,53 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
-/// How the environment variables begin that set keys: `NEGSYNC__STORE__PATH` sets `store.path`.
+/// The prefix of environment variables that set keys: `NEGSYNC__STORE__PATH` sets `store.path`.
 const PREFIX: &str = "NEGSYNC__";
-/// How alike an unknown name and a known one have to be for a hint, from 0 to 1.
+/// Minimum similarity of an unknown and a known name for a hint, from 0 to 1.
 const LIKENESS: f64 = 0.85;
 
-/// Where the value of a key comes from.
+/// The source of a key's value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ValueOrigin {
-    /// It is the default.
+    /// The default.
     #[default]
     Default,
-    /// A file says so.
+    /// A line of a file.
     File {
         /// The file.
         path: PathBuf,
         /// The line, counted from 1.
         line: usize,
     },
-    /// An environment variable says so.
+    /// An environment variable.
     Environment {
         /// Its name.
         variable: String,
     },
 }
 
-/// A configuration, and where each of its values comes from.
+/// A configuration with the source of each value.
 #[derive(Debug, Clone)]
 pub struct LoadedConfig {
-    /// What is configured.
+    /// The configuration.
     pub config: Config,
-    // By key, such as `limits.filters`; without those that have their default.
+    // By key, such as `limits.filters`; without keys that have their default.
     origins: BTreeMap<String, ValueOrigin>,
-    // The file as it was read, in which errors find their line.
+    // The text of the file, for the lines of errors.
     text: String,
     path: PathBuf,
 }
 
 impl LoadedConfig {
-    /// Where the value of a key comes from, such as `limits.filters`. All peers together are the key
-    /// `peer`.
+    /// The source of a key's value; the key is written as in `limits.filters`. All peers together
+    /// are the key `peer`.
     pub fn origin(&self, key: &str) -> ValueOrigin {
         self.origins.get(key).cloned().unwrap_or_default()
     }
 
-    /// That a `key` of a `[[peer]]` is wrong, the one that is `place`-th from 0. Only those who ask
-    /// peers can tell.
+    /// An error in a `key` of the `[[peer]]` with index `place`, for checks that only a sync can
+    /// make.
     pub fn wrong_peer(&self, place: usize, key: &str, message: String) -> ConfigError {
         match self.origin("peer") {
             ValueOrigin::Environment { variable } => {
@@ -64,7 +65,7 @@ impl LoadedConfig {
         }
     }
 
-    /// Leaves one store where a file and a database are named: the one that a variable names.
+    /// If both a file and a database are configured, keeps the one that a variable sets.
     fn choose_store(&mut self) -> Result<(), ConfigError> {
         if self.config.store.url.is_empty() {
             return Ok(());
@@ -86,7 +87,7 @@ impl LoadedConfig {
         }
     }
 
-    /// That an event is allowed more than a message: the variable that says so, else the line.
+    /// The error for an event limit above the message limit: names the variable, or else the line.
     fn wrong_limit(&self, message: String) -> ConfigError {
         let keys = ["limits.event_bytes", "limits.message_bytes"];
         let variable = keys.into_iter().find_map(|key| match self.origin(key) {
@@ -101,15 +102,15 @@ impl LoadedConfig {
 }
 
 impl Config {
-    /// Reads a configuration file, and no environment variables: see [`Config::load`].
+    /// Reads a configuration file, without environment variables: see [`Config::load`].
     ///
     /// # Errors
-    /// With the line and the key when a key is unknown or a value is bad.
+    /// [`ConfigError`] with the line and the key, when a key is unknown or a value is invalid.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         Self::parse(&read_text(path)?, path)
     }
 
-    /// Reads a configuration from text; `path` is only for the error.
+    /// Parses a configuration from text; `path` is only for errors.
     ///
     /// # Errors
     /// As [`Config::read`].
@@ -117,14 +118,14 @@ impl Config {
         Ok(Self::load_text(text, path, [])?.config)
     }
 
-    /// Reads a configuration: the defaults, the file over them, if there is one, and the variables
-    /// over both. `NEGSYNC__LIMITS__FILTERS` sets `limits.filters`. A list is written in TOML or with
-    /// commas between its values; `NEGSYNC__PEER` is a TOML array of tables. Variables that do not
-    /// begin with `NEGSYNC__` are not looked at.
+    /// Loads a configuration: the defaults, overridden by the file, if there is one, overridden by
+    /// the variables. `NEGSYNC__LIMITS__FILTERS` sets `limits.filters`. A list is written in TOML
+    /// or with commas between its values; `NEGSYNC__PEER` is a TOML array of tables. Variables
+    /// without the prefix `NEGSYNC__` are ignored.
     ///
     /// # Errors
-    /// With the line and the key of the file, or the variable's name, when a key is unknown or a
-    /// value is bad.
+    /// [`ConfigError`] with the line and the key of the file, or the variable's name, when a key is
+    /// unknown or a value is invalid.
     pub fn load(
         file: Option<&Path>,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -140,7 +141,7 @@ impl Config {
     ) -> Result<LoadedConfig, ConfigError> {
         let mut config = parse_file(text, path)?;
         let mut origins = lines(text, path);
-        // It has been parsed once already.
+        // The text was parsed before.
         let mut table: Table = toml::from_str(text).unwrap_or_default();
         for (key, variable, text) in overrides(variables)? {
             let wrong = |message| ConfigError::Variable { variable: variable.clone(), message };
@@ -169,7 +170,7 @@ fn read_text(path: &Path) -> Result<String, ConfigError> {
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }
 
-/// Reads each value by itself; whether they contradict each other is not looked at.
+/// Parses each value by itself; contradictions between values are checked later.
 fn parse_file(text: &str, path: &Path) -> Result<Config, ConfigError> {
     toml::from_str(text).map_err(|error| {
         let line = line_at(text, error.span().map_or(0, |span| span.start));
@@ -183,12 +184,12 @@ fn parse_file(text: &str, path: &Path) -> Result<Config, ConfigError> {
     })
 }
 
-/// The variable that sets a key.
+/// The name of the variable that sets a key.
 fn variable_of(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
-/// The variables that set keys: key, variable and value, by the variable's name.
+/// The variables that set keys: key, variable and value, ordered by variable.
 fn overrides(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Vec<(String, String, String)>, ConfigError> {
@@ -228,7 +229,7 @@ fn unknown<'a>(variable: &str, known: impl Iterator<Item = &'a String>) -> Strin
     }
 }
 
-/// Puts a value into the table, as the kind of value that the key's default is.
+/// Sets a value in the table, with the type of the key's default.
 fn set(table: &mut Table, key: &str, text: &str) -> Result<(), String> {
     let default = values(&Config::default()).remove(key);
     let value = match default {
@@ -255,7 +256,7 @@ fn set(table: &mut Table, key: &str, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A number, or the text itself, which whoever takes the value refuses with its bounds.
+/// A number, or the text itself, which the parser then refuses with the key's bounds.
 fn integer(text: &str) -> Value {
     text.trim().replace('_', "").parse::<i64>().map_or_else(|_| text.into(), Value::from)
 }
@@ -305,7 +306,7 @@ mod tests {
         Config::load(file, variables.iter().map(|(name, value)| (name.into(), value.into())))
     }
 
-    /// Each key, set to its default by its variable, over a file that says something else.
+    /// Each key, set to its default by its variable, overrides a file with another value.
     #[test]
     fn every_key_has_a_variable_that_wins_over_the_file() {
         let defaults = values(&Config::default());

@@ -1,4 +1,4 @@
-//! `[store]` and `[index]`: where events are kept and how safely, and the memory for sets.
+//! `[store]` and `[index]`: the storage of events, its durability, and the memory for sets.
 
 use super::DatabaseUrl;
 use super::section::section;
@@ -12,13 +12,13 @@ section! {
         /// The SQLite file.
         #[serde(deserialize_with = "store_path")]
         pub path: PathBuf => Restart,
-        /// The PostgreSQL database in place of the file; empty for none.
+        /// The PostgreSQL database instead of the file; empty for none.
         pub url: DatabaseUrl => Restart,
-        /// What an acknowledged event survives.
+        /// The durability of acknowledged events.
         pub synchronous: Synchronous => Restart,
-        /// Connections that read at the same time.
+        /// Maximum number of concurrent reading connections.
         pub readers: usize where 1..=256 => Restart,
-        /// Memory for the pages that the writer works on.
+        /// The writer's page cache.
         pub cache_mb: usize where 1..=65_536 => Restart,
         /// The length at which the write-ahead log is moved into the file.
         pub wal_mb: usize where 1..=65_536 => Restart,
@@ -39,13 +39,13 @@ impl Default for StoreConfig {
 }
 
 impl StoreConfig {
-    /// The store as people name it, without a password.
+    /// The name of the store for display, without a password.
     pub fn name(&self) -> String {
         if self.url.is_empty() { self.path.display().to_string() } else { self.url.to_string() }
     }
 
-    /// A file that goes with the store: its name with `ending`, or in the working directory where the
-    /// store is a database.
+    /// The path of a file beside the store: its path with `ending` appended; in the working
+    /// directory, if the store is a database.
     pub fn file_beside(&self, ending: &str) -> PathBuf {
         let store = if self.url.is_empty() { self.path.as_os_str() } else { "negsync".as_ref() };
         let mut name = store.to_owned();
@@ -57,9 +57,9 @@ impl StoreConfig {
 section! {
     /// `[index]`
     pub struct IndexConfig {
-        /// Memory for kept sets.
+        /// Memory for cached sets.
         pub memory_mb: usize where 0..=1_048_576 => Restart,
-        /// Where the index of a database is kept on files; empty for nowhere.
+        /// The folder for index files of a database; empty for none.
         pub folder: PathBuf => Restart,
     }
 }

@@ -1,4 +1,4 @@
-//! Whom the relay asks, and how.
+//! `[sync]` and `[[peer]]`: the peers of the relay, and settings of syncs.
 
 use super::bounds::{self, Bounded};
 use super::section::section;
@@ -14,17 +14,18 @@ section! {
     pub struct SyncConfig {
         /// The file with the secret key for NIP-42; empty for none.
         pub key_file: PathBuf => OnReload,
-        /// The file with the certificates (PEM) of authorities that are believed beside the public ones;
-        /// empty for none.
+        /// The file with certificates (PEM) of authorities that are trusted in addition to the
+        /// public ones; empty for none.
         pub ca_file: PathBuf => OnReload,
-        /// Whether protected events (NIP-70) are moved.
+        /// Whether to move protected events (NIP-70).
         pub protected: bool => OnReload,
-        /// The seconds after which a peer without NIP-77 is read whole again, and not only what is new.
+        /// Interval of complete readings of a peer without NIP-77, in seconds; in between only new
+        /// events are read.
         pub full_interval_s: u64 where 60..=31_536_000 => OnReload,
-        /// How long another node over the same database waits, in seconds, until it keeps the peers in
-        /// sync in place of one that died.
+        /// Time in seconds after which another node over the same database takes over the syncs of
+        /// a failed node.
         pub lease_s: u64 where 3..=3_600 => OnReload,
-        /// The proxy through which peers are reached.
+        /// The proxy for connections to peers.
         pub proxy: Via => OnReload,
     }
 }
@@ -49,25 +50,25 @@ impl Default for SyncConfig {
 pub struct PeerConfig {
     /// The peer's `ws://` or `wss://` URL.
     pub url: RelayUrl,
-    /// Which events, as one NIP-01 filter or several; all of them without it.
+    /// The events to sync, as one NIP-01 filter or several; all events by default.
     #[serde(default)]
     pub filter: FilterObjects,
-    /// Which way events move.
+    /// The direction of moves.
     #[serde(default)]
     pub direction: Direction,
-    /// The seconds between the end of a sync and the next.
+    /// Time between the end of a sync and the next one, in seconds.
     #[serde(default = "interval_s", deserialize_with = "read_interval_s")]
     pub interval_s: u64,
-    /// Whether events are passed on as they come.
+    /// Whether to pass on new events between syncs.
     #[serde(default)]
     pub live: bool,
-    /// The proxy through which this peer is reached, in place of the one of `[sync]`.
+    /// The proxy for this peer, instead of the one in `[sync]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Via>,
-    /// The most that is sent to the peer, in KiB per second; any amount without it.
+    /// Maximum upload rate, in KiB per second; unlimited if `None`.
     #[serde(default, deserialize_with = "read_kib_s", skip_serializing_if = "Option::is_none")]
     pub max_up_kib_s: Option<u64>,
-    /// The most that is read from the peer, in KiB per second; any amount without it.
+    /// Maximum download rate, in KiB per second; unlimited if `None`.
     #[serde(default, deserialize_with = "read_kib_s", skip_serializing_if = "Option::is_none")]
     pub max_down_kib_s: Option<u64>,
 }
@@ -97,7 +98,7 @@ impl PeerConfig {
     }
 }
 
-/// The first section that has a relay and a filter of an earlier one, and what is wrong with it. Both
+/// The first section with the same relay and filter as an earlier one, and the error text. Both
 /// would move the same events at the same time.
 pub(super) fn repeated_peer(peers: &[PeerConfig]) -> Option<(usize, String)> {
     peers.iter().enumerate().find_map(|(place, peer)| {
@@ -114,7 +115,7 @@ pub(super) fn repeated_peer(peers: &[PeerConfig]) -> Option<(usize, String)> {
     })
 }
 
-/// One filter or an array of them, as NIP-01 writes them; at least one.
+/// One filter or an array of filters, as in NIP-01; at least one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
 pub struct FilterObjects(Vec<Map<String, Value>>);
@@ -127,7 +128,7 @@ impl FilterObjects {
 }
 
 impl Default for FilterObjects {
-    /// One filter that everything matches.
+    /// One filter that matches everything.
     fn default() -> Self {
         Self(vec![Map::new()])
     }
@@ -177,7 +178,7 @@ fn read_kib_s<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>,
     Bounded::<LEAST_KIB_S, MOST_KIB_S>::deserialize(deserializer).map(|read| Some(read.get()))
 }
 
-/// Which way events move in a sync.
+/// The direction in which a sync moves events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
@@ -185,13 +186,13 @@ pub enum Direction {
     Down,
     /// From us to the peer.
     Up,
-    /// Both.
+    /// Both directions.
     #[default]
     Both,
 }
 
 impl Direction {
-    /// As it is written in `relay.toml`.
+    /// The name in `relay.toml`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Down => "down",
@@ -200,12 +201,12 @@ impl Direction {
         }
     }
 
-    /// Whether events come from the peer.
+    /// Whether events are moved from the peer.
     pub fn is_down(self) -> bool {
         self != Self::Up
     }
 
-    /// Whether events go to the peer.
+    /// Whether events are moved to the peer.
     pub fn is_up(self) -> bool {
         self != Self::Down
     }

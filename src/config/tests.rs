@@ -37,7 +37,7 @@ fn every_key_says_when_a_change_takes_effect() {
     assert_eq!(described, in_program);
 }
 
-/// The comment above a key ends with its mark; keys that share a comment share it.
+/// The comment above a key ends with its mark; keys that share a comment share the mark.
 #[test]
 fn the_shipped_file_says_of_every_key_when_a_change_takes_effect() {
     let (mut section, mut comment, mut found) = ("", "", BTreeMap::new());
@@ -62,7 +62,7 @@ fn the_shipped_file_says_of_every_key_when_a_change_takes_effect() {
     }
 }
 
-/// Whether it is a key of the peer that stands there as an example.
+/// Whether it is a key of the example peer in comments.
 fn is_commented(text: &str) -> bool {
     text.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
 }

@@ -1,4 +1,4 @@
-//! The operator's own program that decides about events.
+//! `[write_policy]`: the operator's program that decides about events.
 
 use super::section::section;
 use serde::{Deserialize, Serialize};
@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 section! {
     /// `[write_policy]`
     pub struct WritePolicyConfig {
-        /// The shell command that runs it; empty for none.
+        /// The shell command of the program; empty for none.
         pub command: String => OnReload,
-        /// How long it may take over an event before it is started anew.
+        /// Timeout for the decision about an event; the program is then restarted.
         pub timeout_s: u64 where 1..=3_600 => OnReload,
     }
 }

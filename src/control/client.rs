@@ -1,4 +1,4 @@
-//! The command's side.
+//! The client side of the control socket.
 
 use super::socket::ControlSocket;
 use super::{ControlAnswer, ControlError, ControlReport, ControlRequest};
@@ -6,10 +6,11 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-/// Has the relay that runs on the store in `store` follow a request, and waits until it has. Blocks.
+/// Sends a request to the relay that runs on the store in `store`, and waits until it is done.
+/// Blocks.
 ///
 /// # Errors
-/// When no relay is reached or it does not follow the request.
+/// [`ControlError`] when no relay is reached or it refuses the request.
 pub fn ask(store: &Path, request: &ControlRequest) -> Result<ControlReport, ControlError> {
     let unreachable =
         |source| ControlError::Unreachable { path: store.with_added_extension("control"), source };

@@ -1,8 +1,8 @@
-//! How a command has a running relay work on its store: the relay listens on a Unix socket beside
-//! the store, whose name ends in `.control`. Only the user that runs the relay may connect, and root.
+//! Control of a running relay by commands: the relay listens on a Unix socket beside the store,
+//! whose name ends in `.control`. Only the user that runs the relay and root may connect.
 //!
-//! A connection carries one request and one answer, each a line of JSON. Where no relay runs the
-//! command opens the store and calls [`perform`] itself.
+//! A connection carries one request and one answer, each a line of JSON. If no relay is running,
+//! the command opens the store and calls [`perform`] itself.
 
 mod client;
 mod server;
@@ -18,22 +18,22 @@ use crate::store::{
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// What is asked of whoever has the store open.
+/// A request to the process that has the store open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum ControlRequest {
     /// Remove events and keep them out.
     Delete(Choice),
-    /// Let removed events in again.
+    /// Lift the bans of removed events.
     Undelete(Choice),
-    /// Let all removed events in again.
+    /// Lift the bans of all removed events.
     UndeleteAll,
-    /// Remove what the rules of retention do not keep, until nothing is left of it.
+    /// Remove all events that the rules of retention do not keep.
     Retire,
 }
 
-/// Events by id and by filter; either may be left out.
+/// A selection of events by id and by filter; either may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Choice {
@@ -43,34 +43,34 @@ pub struct Choice {
     pub filter: Option<String>,
 }
 
-/// What was done.
+/// The result of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlReport {
-    /// The ids that are kept out from now on, or let in again.
+    /// The number of ids that are banned now, or whose ban was lifted.
     pub ids: u64,
-    /// How many events were stored and are removed.
+    /// The number of stored events that were removed.
     pub removed: u64,
-    /// How many requests to delete or to vanish match the filter and were left.
+    /// The number of matching requests to delete or to vanish that were kept.
     pub requests_left: u64,
 }
 
-/// Why a request was not followed.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// An id is none.
+    /// An id is malformed.
     #[error("{0:?} is no event id of 64 hex digits")]
     Id(String),
-    /// The filter cannot be used.
+    /// The filter is invalid.
     #[error(transparent)]
     Filter(#[from] FilterError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Nothing could be taken back.
+    /// The bans could not be lifted.
     #[error(transparent)]
     Undelete(#[from] UndeleteError),
-    /// Nobody listens on the socket, or not for us.
+    /// The socket does not exist, no process listens on it, or access is denied.
     #[error("cannot reach the relay by its control socket {path}: {source}", path = path.display())]
     Unreachable {
         /// The socket.
@@ -78,15 +78,15 @@ pub enum ControlError {
         /// What the system says.
         source: std::io::Error,
     },
-    /// The relay does not do it, and says why.
+    /// The relay refused the request, with this reason.
     #[error("the relay refuses: {0}")]
     Refused(String),
 }
 
-/// Follows a request on an open store. Blocks.
+/// Performs a request on an open store. Blocks.
 ///
 /// # Errors
-/// When the request cannot be read or the store fails.
+/// [`ControlError`] when the request is malformed or the store fails.
 pub fn perform(
     store: &dyn EventStore,
     request: &ControlRequest,
@@ -109,10 +109,10 @@ pub fn perform(
 }
 
 impl Choice {
-    /// The choice as the store takes it.
+    /// The selection in the form of the store.
     ///
     /// # Errors
-    /// When an id or the filter cannot be read.
+    /// [`ControlError`] when an id or the filter is malformed.
     pub fn selection(&self) -> Result<Selection, ControlError> {
         let id =
             |text: &String| hex::decode_array(text).ok_or_else(|| ControlError::Id(text.clone()));

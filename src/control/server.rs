@@ -1,4 +1,4 @@
-//! The relay's side: one connection at a time, and one request of each.
+//! The relay's side of the control socket: one connection at a time, with one request each.
 
 use super::socket::ControlSocket;
 use super::{ControlAnswer, ControlRequest, perform};
@@ -13,9 +13,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::AbortHandle;
 
-/// The longest request: about 100,000 ids.
+/// Maximum length of a request: about 100,000 ids.
 const REQUEST_BYTES: u64 = 8 << 20;
-/// How long a request may take to come.
+/// Timeout for receiving a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Listens until it is dropped.
@@ -25,10 +25,11 @@ pub(crate) struct ControlServer {
 }
 
 impl ControlServer {
-    /// Listens beside the store in `path`, which this process has open to write. Inside a runtime.
+    /// Listens beside the store in `path`, which this process must have open for writing. Must be
+    /// called inside a runtime.
     pub(crate) fn start(path: &Path, store: Arc<dyn EventStore>) -> io::Result<Self> {
         let socket = ControlSocket::beside(path)?;
-        // Left over: whoever listened on it had the store open.
+        // The socket is left over: the store's lock shows that its listener has ended.
         if socket.path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket()) {
             std::fs::remove_file(&socket.path)?;
         }
@@ -66,7 +67,7 @@ async fn listen(listener: UnixListener, store: Arc<dyn EventStore>, owner: u32) 
 
 async fn serve(mut stream: UnixStream, store: &Arc<dyn EventStore>, owner: u32) -> io::Result<()> {
     let user = stream.peer_cred()?.uid();
-    // The socket's permissions say so as well, but for a moment.
+    // The permissions of the socket enforce this too, but only some moments after its creation.
     if user != 0 && user != owner {
         return Err(io::Error::from(io::ErrorKind::PermissionDenied));
     }

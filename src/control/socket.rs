@@ -1,26 +1,26 @@
-//! Where the socket is. The system takes no address of a socket that is longer than 107 bytes; a
-//! longer path is named by way of its directory, opened.
+//! The path of the socket. The system limits socket addresses to 107 bytes; a longer path is
+//! addressed through its opened directory.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-/// A longer path does not fit into `sockaddr_un`.
+/// Maximum length of a path in `sockaddr_un`.
 const ADDRESS_BYTES: usize = 107;
 
 /// The socket beside a store.
 pub(super) struct ControlSocket {
-    /// The socket's path, for people.
+    /// The socket's path, for messages.
     pub(super) path: PathBuf,
-    /// The path by which the system takes it.
+    /// The path for the system.
     pub(super) address: PathBuf,
-    // Open for as long as the address is used.
+    // Kept open as long as the address is in use.
     _directory: Option<File>,
 }
 
 impl ControlSocket {
-    /// Of the store in `store`, which is there.
+    /// The socket of the store in `store`, which must exist.
     pub(super) fn beside(store: &Path) -> io::Result<Self> {
         let mut path = store.canonicalize()?.into_os_string();
         path.push(".control");

@@ -1,4 +1,4 @@
-//! What the store and the index have counted in plain numbers, as Prometheus gathers it.
+//! Exports the metrics of the store and the index to Prometheus.
 
 use super::counters::made;
 use crate::index::IndexMetrics;
@@ -7,7 +7,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Gauge, Histogram, Metric, MetricFamily, MetricType};
 use std::collections::HashMap;
 
-/// Shows what a store measures.
+/// Exports the metrics of a store.
 pub(super) struct StoreCollector {
     store: StoreMetrics,
     commit_s: Desc,
@@ -48,7 +48,7 @@ impl Collector for StoreCollector {
     }
 }
 
-/// Shows what an index measures.
+/// Exports the metrics of an index.
 pub(super) struct IndexCollector {
     index: IndexMetrics,
     build_s: Desc,

@@ -1,12 +1,12 @@
-//! The kinds of metrics beside Prometheus' own, and how they are made.
+//! Metric types in addition to those of Prometheus, and their construction.
 
 use crate::prefix::Prefix;
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use std::sync::Arc;
 
-/// One counter for each value of a label. The values are known beforehand: whoever connects cannot
-/// make new ones, and counting takes no lock. Clones share them.
+/// One counter for each value of a label. The values are fixed, so clients cannot create new ones,
+/// and counting takes no lock. Clones share the counters.
 #[derive(Debug, Clone)]
 pub struct Labelled {
     counters: Arc<[(&'static str, IntCounter)]>,
@@ -27,12 +27,12 @@ impl Labelled {
         Self { counters }
     }
 
-    /// Counts one; of a value that is not known, under the last of the known ones.
+    /// Counts one occurrence; an unknown value counts as the last of the known ones.
     pub fn count(&self, value: &str) {
         self.add(value, 1);
     }
 
-    /// As [`Labelled::count`], for many at once.
+    /// Like [`Labelled::count`], for several occurrences.
     pub fn add(&self, value: &str, number: u64) {
         let known = self.counters.iter().find(|(known, _)| *known == value);
         if let Some((_, counter)) = known.or(self.counters.last()) {
@@ -40,7 +40,7 @@ impl Labelled {
         }
     }
 
-    /// The values and how often each was counted.
+    /// The values and their counts.
     pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.counters.iter().map(|(value, counter)| (*value, counter.get()))
     }
@@ -51,7 +51,7 @@ impl Labelled {
     }
 }
 
-/// What one connection adds to a gauge; taken away again when it ends.
+/// The contribution of one connection to a gauge; subtracted when it is dropped.
 #[derive(Debug)]
 pub struct Share {
     gauge: IntGauge,
@@ -59,12 +59,12 @@ pub struct Share {
 }
 
 impl Share {
-    /// Nothing of `gauge` yet.
+    /// An empty contribution to `gauge`.
     pub fn of(gauge: &IntGauge) -> Self {
         Self { gauge: gauge.clone(), number: 0 }
     }
 
-    /// Makes it `number`.
+    /// Sets the contribution to `number`.
     pub fn set(&mut self, number: usize) {
         let number = i64::try_from(number).unwrap_or(i64::MAX);
         self.gauge.add(number.saturating_sub(self.number));
@@ -78,7 +78,8 @@ impl Drop for Share {
     }
 }
 
-/// Names, labels and buckets are constants of this program: a test makes every one of them.
+/// Cannot fail: names, labels and buckets are constants of this program, and a test creates each of
+/// them.
 pub(super) fn made<T>(result: prometheus::Result<T>) -> T {
     result.expect("a metric's name, labels and buckets are right")
 }

@@ -1,34 +1,34 @@
-//! On which days a peer differs, as the last look showed.
+//! The days on which a peer differs, as of the last comparison.
 
-/// The most days of a look; what is older is one of them.
+/// Maximum number of days; older ones are counted in the first.
 pub const MOST_LOOK_DAYS: usize = 4_096;
 
-/// A look at which days differ.
+/// A comparison by day.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DriftLook {
     /// When it ended, in seconds since the Unix epoch.
     pub at: u64,
-    /// The days that differ, in order.
+    /// The days with differences, in order.
     pub days: Vec<DayDiffers>,
-    /// Why the look failed; the days are then those of the last one that did not.
+    /// Why the comparison failed; `days` are then those of the last successful one.
     pub error: Option<String>,
 }
 
-/// How much differs of what was made on one day.
+/// The differences among the events of one day.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DayDiffers {
     /// The first second of the day, in UTC.
     pub day: u64,
-    /// Events that only we have.
+    /// The number of events that only we have.
     pub have: u64,
-    /// Events that only the peer has.
+    /// The number of events that only the peer has.
     pub need: u64,
 }
 
 impl DriftLook {
-    /// A look that was taken at the second `at`. Of more than `MOST_LOOK_DAYS` the oldest are
-    /// counted with the first that is kept.
+    /// A comparison that ended at the second `at`. Days above `MOST_LOOK_DAYS` are counted in the
+    /// first day that is kept.
     pub fn new(at: u64, mut days: Vec<DayDiffers>) -> Self {
         let older = days.len().saturating_sub(MOST_LOOK_DAYS);
         let (mut have, mut need) = (0, 0);

@@ -1,8 +1,7 @@
-//! What the relay knows of itself while it runs, and how Prometheus reads it.
+//! Metrics of a running relay, and their export to Prometheus.
 //!
-//! Each floor counts on its own: a store and an index in plain numbers, [`Metrics`] for a relay over them; it
-//! is the one that shows all of them. There is no registry beside these values, so that many relays can
-//! live in one process.
+//! Store and index count separately in plain numbers; [`Metrics`] belongs to the relay over them
+//! and exports all of them. There is no global registry, so several relays can run in one process.
 
 mod collectors;
 mod counters;
@@ -25,14 +24,14 @@ use collectors::{IndexCollector, StoreCollector};
 use counters::{counter, gauge, histogram, made};
 use prometheus::Registry;
 
-/// Items of a session's set.
+/// Buckets for the number of items in a session's set.
 const SET_ITEMS: [f64; 8] = [0.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8];
 
-/// The verbs of a client's messages (NIP-01, 42, 45, 77); `invalid` is what could not be read.
+/// The verbs of client messages (NIP-01, 42, 45, 77); `invalid` counts malformed messages.
 const VERBS: [&str; 9] =
     ["EVENT", "REQ", "CLOSE", "COUNT", "AUTH", "NEG-OPEN", "NEG-MSG", "NEG-CLOSE", "invalid"];
-/// What became of events: the store's outcomes, and the prefixes of NIP-01 and NIP-42 with which
-/// they are refused.
+/// The outcomes of published events: those of the store, and the prefixes of refusals (NIP-01,
+/// NIP-42).
 const OUTCOMES: [&str; 16] = [
     "stored",
     "duplicate",
@@ -51,12 +50,12 @@ const OUTCOMES: [&str; 16] = [
     "error",
     "other",
 ];
-/// What became of AUTH (NIP-42): the key is known by it, or a prefix of its refusal.
+/// The outcomes of AUTH (NIP-42): accepted, or the prefix of the refusal.
 const AUTH_OUTCOMES: [&str; 5] = ["accepted", "invalid", "restricted", "rate-limited", "error"];
-/// The prefixes of CLOSED (NIP-01, NIP-42), and others of a program's own.
+/// The prefixes of CLOSED (NIP-01, NIP-42); the last one counts those of a program's own.
 const QUERY_REASONS: [&str; 7] =
     ["invalid", "unsupported", "auth-required", "restricted", "rate-limited", "error", "other"];
-/// The prefixes of NEG-ERR (NIP-77) and of those of NIP-42, and others of a program's own.
+/// The prefixes of NEG-ERR (NIP-77, NIP-42); the last one counts those of a program's own.
 const NEG_REASONS: [&str; 9] = [
     "blocked",
     "closed",
@@ -68,46 +67,46 @@ const NEG_REASONS: [&str; 9] = [
     "error",
     "other",
 ];
-/// Why a connection is not served.
+/// The reasons for refusing a connection.
 const CONNECTION_REASONS: [&str; 4] = ["handshake", "banned", "connections", "address"];
 
-/// What a relay measures, together with what lies under it.
+/// The metrics of a relay, including its store and index.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// WebSocket connections that are open.
+    /// Open WebSocket connections.
     pub connections: IntGauge,
     /// WebSocket connections since the start.
     pub connections_total: IntCounter,
-    /// Connections that were not served, by reason.
+    /// Refused connections, by reason.
     pub connections_refused: Labelled,
-    /// Messages of clients by verb.
+    /// Messages of clients, by verb.
     pub messages: Labelled,
-    /// Published events by what became of them.
+    /// Published events, by outcome.
     pub events: Labelled,
-    /// AUTH by what became of it.
+    /// AUTH messages, by outcome.
     pub auth: Labelled,
-    /// REQ and COUNT that were answered with CLOSED, by its prefix.
+    /// REQ and COUNT answered with CLOSED, by its prefix.
     pub query_refusals: Labelled,
     /// Events sent to clients: `stored` in answer to a REQ, or `live`.
     pub events_sent: Labelled,
-    /// Connections that were woken because a live event matched.
+    /// Connections that were woken for a matching live event.
     pub live_wakeups: IntCounter,
-    /// Subscriptions that are open.
+    /// Open subscriptions.
     pub subscriptions: IntGauge,
-    /// NEG sessions that are open.
+    /// Open NEG sessions.
     pub neg_sessions: IntGauge,
-    /// NEG sessions that were opened.
+    /// NEG sessions opened since the start.
     pub neg_sessions_total: IntCounter,
-    /// NEG-OPEN and NEG-MSG that were answered with NEG-ERR, by its prefix.
+    /// NEG-OPEN and NEG-MSG answered with NEG-ERR, by its prefix.
     pub neg_refusals: Labelled,
-    /// NEG-OPEN and NEG-MSG that were answered with NEG-MSG.
+    /// NEG-OPEN and NEG-MSG answered with NEG-MSG.
     pub neg_rounds: IntCounter,
-    /// Bytes of negentropy messages received, before hex.
+    /// Bytes of negentropy messages received, before hex encoding.
     pub neg_received_bytes: IntCounter,
-    /// Bytes of negentropy messages sent, before hex.
+    /// Bytes of negentropy messages sent, before hex encoding.
     pub neg_sent_bytes: IntCounter,
-    /// Items of the sets that sessions were opened over.
+    /// Items in the sets of opened sessions.
     pub neg_set_items: Histogram,
 }
 
@@ -120,8 +119,8 @@ impl Metrics {
         Self::of(registry, &events, index)
     }
 
-    /// The metrics of what answers NEG alone, over this index: events and subscriptions, which are
-    /// another relay's, are counted nowhere.
+    /// The metrics of a sidecar over this index, which answers only NEG messages: events and
+    /// subscriptions belong to the other relay and are not counted.
     pub fn attached(index: &IndexMetrics) -> Self {
         Self::of(Registry::new(), &Registry::new(), index)
     }
@@ -219,8 +218,8 @@ impl Metrics {
         }
     }
 
-    /// Counts a message that was refused with a prefix (NIP-01). `verb` is that of the message, and
-    /// empty where it was answered with a NOTICE.
+    /// Counts a refused message by its prefix (NIP-01). `verb` is the verb of the message, or empty
+    /// if the answer was a NOTICE.
     pub fn refused(&self, verb: &str, prefix: Prefix) {
         let prefix = prefix.as_str();
         match verb {

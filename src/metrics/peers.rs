@@ -1,4 +1,4 @@
-//! How each peer of the schedule stands: written by the schedule, read by whoever shows it.
+//! The state of each scheduled peer: written by the schedule, read by pages, metrics and commands.
 
 use super::{DriftLook, Proof, Verdict};
 use crate::config::Direction;
@@ -6,23 +6,23 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What syncs have moved and what that took.
+/// The totals of syncs: events moved and traffic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Tally {
-    /// Events that only we had.
+    /// The number of events that only we had.
     pub have: u64,
-    /// Events that only the peer had.
+    /// The number of events that only the peer had.
     pub need: u64,
-    /// Events that came from the peer and are stored now.
+    /// The number of events that came from the peer and are now stored.
     pub stored: u64,
-    /// Events that the peer took.
+    /// The number of events that the peer accepted.
     pub uploaded: u64,
-    /// Events from the peer that were not kept.
+    /// The number of events from the peer that were not stored.
     pub refused: u64,
-    /// Events that the peer did not take.
+    /// The number of events that the peer refused.
     pub refused_by_peer: u64,
-    /// Questions of the reconciliation that were answered.
+    /// The number of answered questions of the reconciliation.
     pub round_trips: u64,
     /// Bytes of messages sent.
     pub bytes_up: u64,
@@ -31,13 +31,13 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Both together.
+    /// The sum of both.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         self.each(other, u64::saturating_add)
     }
 
-    /// What came since `earlier`.
+    /// The difference to an earlier value.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         self.each(earlier, u64::saturating_sub)
@@ -58,96 +58,96 @@ impl Tally {
     }
 }
 
-/// The last sync with a peer that came to its end. A live sync comes to one each time it has
-/// caught up.
+/// The last completed sync with a peer. A live sync completes each time it has caught up.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct LastSync {
-    /// When, in seconds since the Unix epoch.
+    /// When it ended, in seconds since the Unix epoch.
     pub ended_at: u64,
-    /// How long it took, in seconds.
+    /// Its duration, in seconds.
     pub elapsed_s: f64,
-    /// What it moved.
+    /// Its totals.
     pub tally: Tally,
-    /// How both sides compare.
+    /// The verdict about both sides.
     pub verdict: Verdict,
-    /// What that rests on.
+    /// The basis of the verdict.
     pub proof: Option<Proof>,
-    /// Kinds that the peer shows to their owners only.
+    /// Kinds that the peer shows only to their owners.
     pub not_compared: Vec<u16>,
-    /// How many events still differ, by reason.
+    /// The number of events that still differ, by reason.
     pub differs: BTreeMap<String, u64>,
-    /// Whether the peer takes none of the events that still differ.
+    /// Whether the peer refuses all events that still differ.
     pub refuses_writes: bool,
     /// Whether the peer was reached.
     pub reached: bool,
 }
 
-/// How a peer stands. Times are in seconds since the Unix epoch.
+/// The state of a peer. Times are in seconds since the Unix epoch.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct PeerStatus {
-    /// The peer's URL as it is configured; a second section of the same URL has `#2` behind it.
+    /// The peer's configured URL; a second section with the same URL has `#2` appended.
     pub name: String,
-    /// Which way events move.
+    /// The direction of moves.
     pub direction: Direction,
-    /// Whether events are passed on as they come, between syncs.
+    /// Whether new events are passed on between syncs.
     pub live: bool,
-    /// Whether there is a connection to it now.
+    /// Whether it is connected now.
     pub connected: bool,
-    /// Caught up, connected and live: converged as long as that lasts.
+    /// Whether it is caught up, connected and live: converged as long as that lasts.
     pub in_step: bool,
-    /// When connecting was last begun.
+    /// The start of the last connection attempt.
     pub last_attempt: Option<u64>,
-    /// When both sides were last equal, or as near as a peer without NIP-77 can be known to be.
+    /// When both sides were last equal, or as close to it as can be determined for a peer without
+    /// NIP-77.
     pub last_converged: Option<u64>,
-    /// Events that only we have, as far as the last look shows.
+    /// The number of events that only we have, as of the last round.
     pub have: u64,
-    /// Events that only the peer has, as far as the last look shows.
+    /// The number of events that only the peer has, as of the last round.
     pub need: u64,
-    /// Since when there are any of either.
+    /// Since when any events differ.
     pub differs_since: Option<u64>,
-    /// The last sync that came to its end.
+    /// The last completed sync.
     pub last_sync: Option<LastSync>,
     /// Why the last connection or sync failed.
     pub last_error: Option<String>,
-    /// When that was.
+    /// The time of that failure.
     pub last_error_at: Option<u64>,
-    /// On which days it differs, where that is looked up.
+    /// The days on which it differs, if they are looked up.
     #[serde(skip)]
     pub look: Option<Arc<DriftLook>>,
-    /// What all syncs moved since the start, the one under way included.
+    /// The totals of all syncs since the start, including the current one.
     pub totals: Tally,
-    /// Syncs that came to their end since the start.
+    /// Syncs completed since the start.
     pub syncs: u64,
-    /// Connections and syncs that failed since the start.
+    /// Connections and syncs failed since the start.
     pub errors: u64,
 }
 
-/// How a peer stands, in a word.
+/// The state of a peer, as one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerState {
     /// Caught up, connected and live.
     InStep,
-    /// Both sides held the same events when the last sync ended.
+    /// Both sides had the same events when the last sync ended.
     Equal,
-    /// A peer without NIP-77 was read, and nothing more was to be moved.
+    /// A peer without NIP-77 was read, and nothing was left to move.
     CaughtUp,
-    /// Something differs, and has a reason.
+    /// Some events differ, each for a known reason.
     Differs,
-    /// All that differs is what the peer does not take.
+    /// The peer refuses all events that differ.
     RefusesWrites,
-    /// Not everything was seen or moved.
+    /// Not all events were seen or moved.
     Incomplete,
-    /// What was tried last has failed.
+    /// The last attempt failed.
     NotReached,
-    /// No sync has come to its end yet.
+    /// No sync has completed yet.
     FirstSync,
 }
 
 impl PeerState {
-    /// The state as people read it.
+    /// The state as text for people.
     pub fn words(self) -> &'static str {
         match self {
             Self::InStep => "in step",
@@ -163,7 +163,7 @@ impl PeerState {
 }
 
 impl PeerStatus {
-    /// How it stands.
+    /// The current state.
     pub fn state(&self) -> PeerState {
         let failed = self.last_error_at.is_some_and(|at| self.failed_since_sync(at));
         match &self.last_sync {
@@ -183,44 +183,44 @@ impl PeerStatus {
         }
     }
 
-    /// Whether what failed at that second came after the last sync that was complete.
+    /// Whether a failure at that second came after the last complete sync.
     pub fn failed_since_sync(&self, second: u64) -> bool {
         let complete = self.last_sync.as_ref().filter(|last| last.verdict != Verdict::Incomplete);
         complete.is_none_or(|last| second > last.ended_at)
     }
 
-    /// Notes what either side lacks.
+    /// Records the numbers of differing events.
     pub fn differs(&mut self, have: u64, need: u64, now: u64) {
         (self.have, self.need) = (have, need);
         let differs = have > 0 || need > 0;
         self.differs_since = differs.then(|| self.differs_since.unwrap_or(now));
     }
 
-    /// Notes that something failed.
+    /// Records a failure.
     pub fn failed(&mut self, reason: String, now: u64) {
         self.errors += 1;
         (self.last_error, self.last_error_at) = (Some(reason), Some(now));
     }
 
-    /// Seconds since all was last known to be moved; `None` before the first time.
+    /// Seconds since everything was last known to be synced; `None` before the first time.
     pub fn lag_s(&self, now: u64) -> Option<u64> {
         self.last_converged.map(|then| now.saturating_sub(then))
     }
 }
 
-/// The peers of one relay, in the order of its configuration. Clones share them.
+/// The peers of one relay, in configuration order. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Peers {
     list: Arc<Mutex<Vec<Watched>>>,
 }
 
 impl Peers {
-    /// Forgets all of them: another schedule begins.
+    /// Removes all peers, for a new schedule.
     pub fn clear(&self) {
         lock(&self.list).clear();
     }
 
-    /// Adds a peer, of which nothing is known yet.
+    /// Adds a peer without any results yet.
     pub fn add(&self, url: &str, direction: Direction, live: bool) -> Watched {
         let mut list = lock(&self.list);
         let names: Vec<String> = list.iter().map(|peer| lock(&peer.0).name.clone()).collect();
@@ -236,7 +236,7 @@ impl Peers {
         watched
     }
 
-    /// How all of them stand at the second `now`.
+    /// The states of all peers at the second `now`.
     pub fn all(&self, now: u64) -> Vec<PeerStatus> {
         let at_present = |peer: &Watched| {
             let mut status = lock(&peer.0);
@@ -249,17 +249,17 @@ impl Peers {
     }
 }
 
-/// One of the peers, for whoever keeps it in sync.
+/// The handle of one peer for the task that keeps it in sync.
 #[derive(Debug, Clone)]
 pub struct Watched(Arc<Mutex<PeerStatus>>);
 
 impl Watched {
-    /// How it stands.
+    /// The current state.
     pub fn status(&self) -> PeerStatus {
         lock(&self.0).clone()
     }
 
-    /// Changes what is known of it.
+    /// Changes the state.
     pub fn update(&self, change: impl FnOnce(&mut PeerStatus)) {
         change(&mut lock(&self.0));
     }

@@ -1,4 +1,4 @@
-//! The text that Prometheus reads: what was counted, and what is looked up only when it asks.
+//! The text for Prometheus: counters, and values that are read at the time of the scrape.
 
 use super::counters::{gauge, made, register};
 use super::{Metrics, PeerStatus};
@@ -8,30 +8,29 @@ use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 /// The content type of [`Metrics::text`]: Prometheus' text format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Sizes at one moment.
+/// Sizes at the time of the scrape.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// Items of the set of all events.
+    /// Items in the set of all events.
     pub index_items: usize,
-    /// The memory that it takes, about.
+    /// Their estimated memory, in bytes.
     pub index_bytes: usize,
-    /// Sets of other filters that are kept.
+    /// Kept sets of other filters.
     pub kept_sets: usize,
-    /// The memory that they take, about.
+    /// Their estimated memory, in bytes.
     pub kept_bytes: usize,
-    /// What waits for clients to take it.
+    /// Bytes that wait to be sent to clients.
     pub outbound_bytes: usize,
-    /// The store's file.
+    /// Size of the store's file, in bytes.
     pub store_bytes: u64,
-    /// The store's write-ahead log.
+    /// Size of the store's write-ahead log, in bytes.
     pub wal_bytes: u64,
-    /// How far this node is behind, where several share a database.
+    /// The lag of this node, if several share a database.
     pub feed: Option<FeedLag>,
 }
 
 impl Metrics {
-    /// Everything in Prometheus' text format, with sizes and peers as they are at the second
-    /// `now`.
+    /// All metrics in Prometheus' text format, with sizes and peers as of the second `now`.
     pub fn text(&self, observed: &Observed, peers: &[PeerStatus], now: u64) -> String {
         let momentary = Registry::new();
         add_observed(&momentary, observed);
@@ -71,7 +70,7 @@ fn add_observed(registry: &Registry, observed: &Observed) {
     gauge(registry, "negsync_feed_lag_seconds", seconds).set(as_gauge(feed.seconds));
 }
 
-/// A figure of a peer; `None` is not shown.
+/// A value of a peer; `None` is not exported.
 type OfPeer = fn(&PeerStatus, u64) -> Option<u64>;
 
 const PEER_GAUGES: [(&str, &str, OfPeer); 5] = [

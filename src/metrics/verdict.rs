@@ -1,25 +1,26 @@
-//! How a sync ended, as everybody who shows it says it.
+//! The result of a sync, as all reports name it.
 
 use serde::Serialize;
 
-/// How the peer's events compare with ours at the end of a sync.
+/// The comparison of both sides at the end of a sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Verdict {
-    /// Both sides hold the same events.
+    /// Both sides have the same events.
     Equal,
-    /// All that the peer showed is here and all of ours is there, as far as the proof reaches.
+    /// Everything that the peer showed is here and everything of ours is there, within the reach of
+    /// the proof.
     CaughtUp,
-    /// Something differs, and each event that does has a reason.
+    /// Some events differ, each for a known reason.
     Differs,
-    /// Not everything was seen or moved.
+    /// Not all events were seen or moved.
     #[default]
     Incomplete,
 }
 
 impl Verdict {
-    /// The verdict as it is written in logs and reports.
+    /// The name in logs and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Equal => "equal",
@@ -29,8 +30,8 @@ impl Verdict {
         }
     }
 
-    /// The same of looks over so many connections: more than one may have led to different relays behind
-    /// an address, and no relay is known to be equal.
+    /// The verdict for rounds over this many connections. Several connections may have led to
+    /// different relays behind one address, and then no relay is proven equal.
     pub(crate) fn over(self, connections: u32) -> Self {
         match self {
             Self::Equal if connections > 1 => Self::CaughtUp,
@@ -39,21 +40,21 @@ impl Verdict {
     }
 }
 
-/// What a verdict rests on.
+/// The basis of a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Proof {
-    /// A reconciliation of both whole sets.
+    /// A reconciliation of both complete sets.
     Negentropy,
-    /// The peer's whole set was read without a gap.
+    /// The peer's complete set was read without a gap.
     Read,
-    /// The peer's set was read without a gap since a mark, and whole at an earlier time.
+    /// The peer's set was read without a gap since a mark, and completely at an earlier time.
     ReadSince,
 }
 
 impl Proof {
-    /// The proof as it is written in logs and reports.
+    /// The name in logs and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Negentropy => "negentropy",

@@ -1,10 +1,10 @@
-//! One line of the file: a word that says what it is, what is meant, and a reason for the operator.
+//! One line of the file: a keyword, its value, and a reason for the operator.
 
 use crate::config::Network;
 use crate::hex;
 use std::fmt::{self, Display, Formatter};
 
-/// The longest text of an entry, in characters.
+/// Maximum length of an entry's text, in characters.
 const MOST_CHARS: usize = 4_096;
 
 /// An entry of the list.
@@ -13,57 +13,57 @@ const MOST_CHARS: usize = 4_096;
 pub enum ListEntry {
     /// `key`: events of this author are refused.
     Key([u8; 32], String),
-    /// `event`: the event of this id is refused.
+    /// `event`: the event with this id is refused.
     Event([u8; 32], String),
-    /// `word`: events whose content has this text are refused, in capitals or not.
+    /// `word`: events whose content contains this text are refused, ignoring case.
     Word(String),
-    /// `ip`: clients of this address or network are refused.
+    /// `ip`: clients from this address or network are refused.
     Ip(Network, String),
-    /// `allow-key`: the author may publish where `auth.publish_keys` says who may.
+    /// `allow-key`: the author may publish if `auth.publish_keys` restricts publishing.
     AllowKey([u8; 32], String),
-    /// `allow-event`: the event is taken, whatever is refused of its author, kind or words.
+    /// `allow-event`: the event is accepted even if its author, kind or words are banned.
     AllowEvent([u8; 32], String),
-    /// `allow-method`: whoever has the key may call this method of NIP-86.
+    /// `allow-method`: the owner of the key may call this method of NIP-86.
     AllowMethod([u8; 32], String),
-    /// `allow-kind`: with one or more of them no other kind is taken.
+    /// `allow-kind`: with one or more of these, no other kind is accepted.
     AllowKind(u16),
     /// `refuse-kind`: events of this kind are refused.
     RefuseKind(u16),
-    /// `relay-name`: in place of `relay.name`.
+    /// `relay-name`: replaces `relay.name`.
     RelayName(String),
-    /// `relay-description`: in place of `relay.description`.
+    /// `relay-description`: replaces `relay.description`.
     RelayDescription(String),
-    /// `relay-icon`: the URL of a picture, in the NIP-11 document.
+    /// `relay-icon`: the URL of a picture for the NIP-11 document.
     RelayIcon(String),
 }
 
-/// Why a line is no entry.
+/// Why a line is not an entry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EntryError {
-    /// It begins with a word that is not known.
+    /// It begins with an unknown keyword.
     #[error(
         "{0:?} is not one of key, event, word, ip, allow-key, allow-event, allow-method, allow-kind, \
          refuse-kind, relay-name, relay-description, relay-icon"
     )]
     Unknown(String),
-    /// What follows is not what the word asks for.
+    /// The value has the wrong form for the keyword.
     #[error("{what}: {value:?} is no {expected}")]
     Value {
-        /// The word.
+        /// The keyword.
         what: &'static str,
-        /// What follows it.
+        /// The value.
         value: String,
-        /// What should.
+        /// The expected form.
         expected: &'static str,
     },
 }
 
 impl ListEntry {
-    /// Reads a line; `None` when it is empty or a comment.
+    /// Parses a line; `None` if it is empty or a comment.
     ///
     /// # Errors
-    /// When it is neither that nor an entry.
+    /// [`EntryError`] when it is neither that nor an entry.
     pub fn parse(line: &str) -> Result<Option<Self>, EntryError> {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -97,7 +97,8 @@ impl ListEntry {
         }))
     }
 
-    /// Whether the entry takes the place of another one: it is about the same, or its opposite.
+    /// Whether the entry replaces another one: both have the same subject, or this one is its
+    /// opposite.
     pub fn replaces(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Key(one, _) | Self::AllowKey(one, _), Self::Key(other, _))
@@ -144,12 +145,12 @@ impl Display for ListEntry {
     }
 }
 
-/// The first word and what follows it.
+/// The first word and the rest.
 fn split(text: &str) -> (&str, &str) {
     text.split_once(char::is_whitespace).map_or((text, ""), |(word, rest)| (word, rest.trim()))
 }
 
-/// A text as it fits into a line.
+/// A text that fits into a line.
 fn short(text: &str) -> String {
     let text: String = text.chars().take(MOST_CHARS).collect();
     text.split(|c: char| c.is_control()).collect::<Vec<_>>().join(" ").trim().to_owned()
@@ -206,7 +207,7 @@ mod tests {
             assert_eq!(ListEntry::parse(&line).as_ref(), Ok(&Some(entry.clone())), "{line}");
             assert!(entry.replaces(&entry));
         }
-        // A reason cannot begin a line of its own.
+        // A reason must not be able to start a new line.
         let line = ListEntry::Event(key, "a\nrefuse-kind 1".into()).to_string();
         assert_eq!(line.lines().count(), 1);
         for line in ["", "  ", "# key x"] {

@@ -1,5 +1,5 @@
-//! The file: whether it has changed, and how it is changed. Whoever changes it locks its directory
-//! and puts a new file in its place, so that a reader finds the old list or the new one.
+//! Reads and edits the file. An edit locks its directory and replaces the file, so a reader finds
+//! either the old list or the new one.
 
 use super::ModerationError;
 use std::fs::{File, OpenOptions};
@@ -7,22 +7,22 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// A longer file is refused.
+/// Maximum length of the file.
 const MOST_BYTES: u64 = 16 << 20;
 
-/// What tells one state of a file from the next.
+/// Identifies the state of a file: a change of the file changes the stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp(Option<(u64, u64, i64, i64, u64)>);
 
 impl Stamp {
-    /// Of the file as it is now.
+    /// The stamp of the current file.
     pub(super) fn of(path: &Path) -> Self {
         let found = path.metadata().ok();
         Self(found.map(|it| (it.dev(), it.ino(), it.mtime(), it.mtime_nsec(), it.len())))
     }
 }
 
-/// The text of the file; that of a file that is not there is empty.
+/// The text of the file; empty if the file does not exist.
 pub(super) fn read(path: &Path) -> Result<String, ModerationError> {
     let failed = |source| ModerationError::File { path: path.to_owned(), source };
     let file = match File::open(path) {
@@ -37,13 +37,13 @@ pub(super) fn read(path: &Path) -> Result<String, ModerationError> {
     Ok(text)
 }
 
-/// Puts `edit` of the text in the file's place.
+/// Replaces the file by the result of `edit`.
 pub(super) fn edit(
     path: &Path,
     edit: impl FnOnce(&str) -> Result<String, ModerationError>,
 ) -> Result<(), ModerationError> {
     let failed = |source| ModerationError::File { path: path.to_owned(), source };
-    // Behind a link stands the file that is meant.
+    // Through a link, the target is edited.
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let directory = path.parent().filter(|it| !it.as_os_str().is_empty());
     let directory = File::open(directory.unwrap_or(Path::new("."))).map_err(failed)?;

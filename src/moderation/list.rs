@@ -1,4 +1,4 @@
-//! The entries of the file, as they are asked for.
+//! The entries of the file, indexed for lookups.
 
 use super::{ListEntry, ModerationError};
 use crate::prefix::Prefix;
@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::path::Path;
 
-/// The head of a file that a command has made.
+/// The first lines of a file that a command creates.
 const HEAD: &str = "\
 # What this relay does not want; read as soon as it has changed. One entry a line:
 #   key HEX-OR-NPUB [reason]     event HEX-OR-NOTE [reason]     word TEXT     ip ADDRESS-OR-NETWORK [reason]
@@ -17,7 +17,7 @@ const HEAD: &str = "\
 #   relay-name TEXT              relay-description TEXT         relay-icon URL
 ";
 
-/// What is banned and what is not.
+/// The bans and the exceptions.
 #[derive(Debug, Default)]
 pub struct BanList {
     entries: Vec<ListEntry>,
@@ -27,16 +27,16 @@ pub struct BanList {
     words: Vec<String>,
     allowed_keys: HashSet<[u8; 32]>,
     allowed_events: HashSet<[u8; 32]>,
-    // `true` where the kind is allowed, `false` where it is refused.
+    // `true` if the kind is allowed, `false` if it is refused.
     kinds: HashMap<u16, bool>,
     allows_kinds: bool,
 }
 
 impl BanList {
-    /// Reads the text of the file at `path`.
+    /// Parses the text of the file at `path`.
     ///
     /// # Errors
-    /// With the line that is no entry.
+    /// [`ModerationError`] with the line that is not an entry.
     pub(super) fn parse(text: &str, path: &Path) -> Result<Self, ModerationError> {
         let mut list = Self::default();
         for (number, line) in text.lines().enumerate() {
@@ -62,8 +62,8 @@ impl BanList {
         Ok(list)
     }
 
-    /// The text without the entries that `keeps` does not keep, and with `added` at its end. All
-    /// other lines stay as they are.
+    /// The text without the entries that `keeps` rejects, and with `added` at its end. All other
+    /// lines stay unchanged.
     pub(super) fn edited(
         text: &str,
         path: &Path,
@@ -83,13 +83,13 @@ impl BanList {
         Ok(edited)
     }
 
-    /// The entries in their order.
+    /// The entries, in file order.
     pub fn entries(&self) -> &[ListEntry] {
         &self.entries
     }
 
-    /// Why an event is refused, with a machine-readable prefix; `None` when the list has nothing
-    /// against it. Requests to vanish (NIP-62) are never refused.
+    /// The reason for refusing an event, with a machine-readable prefix; `None` if the list does
+    /// not refuse it. Requests to vanish (NIP-62) are never refused.
     pub fn refuses(&self, event: &Event) -> Option<String> {
         if self.entries.is_empty() || event.kind() == VANISH {
             return None;
@@ -119,7 +119,7 @@ impl BanList {
         None
     }
 
-    /// A number that is another one where other events may be refused.
+    /// A number that changes when the set of refused events may change.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         for entry in &self.entries {
@@ -139,19 +139,19 @@ impl BanList {
         hasher.finish()
     }
 
-    /// Whether clients of the address are refused.
+    /// Whether clients from the address are refused.
     pub fn blocks(&self, address: IpAddr) -> bool {
         self.entries
             .iter()
             .any(|entry| matches!(entry, ListEntry::Ip(network, _) if network.contains(address)))
     }
 
-    /// Whether the author may publish where `auth.publish_keys` says who may.
+    /// Whether the author may publish if `auth.publish_keys` restricts publishing.
     pub fn allows(&self, key: &[u8; 32]) -> bool {
         self.allowed_keys.contains(key)
     }
 
-    /// Which methods of NIP-86 whoever has the key may call, beside the operators.
+    /// The methods of NIP-86 that the list allows the key's owner to call.
     pub fn methods_of<'list>(&'list self, key: &[u8; 32]) -> impl Iterator<Item = &'list str> {
         let key = *key;
         self.entries.iter().filter_map(move |entry| match entry {
@@ -160,7 +160,7 @@ impl BanList {
         })
     }
 
-    /// The last text that `of` finds in an entry.
+    /// The last text that `of` returns for an entry.
     pub fn last<'list>(
         &'list self,
         of: impl Fn(&'list ListEntry) -> Option<&'list str>,

@@ -1,6 +1,6 @@
-//! What the operator does not want: banned keys, events, words and addresses, kinds that are refused,
-//! and what the relay says of itself (NIP-86). All of it stands in one file of lines beside the store,
-//! which commands, HTTP and an editor change alike, and which is in force as soon as it has changed.
+//! Moderation by the operator: banned keys, events, words and addresses, refused kinds, and the
+//! relay's name, description and icon (NIP-86). All of it is in one text file beside the store.
+//! Commands, HTTP requests and editors may change the file; a change takes effect at once.
 
 mod entry;
 mod file;
@@ -28,19 +28,19 @@ pub enum ModerationError {
         /// What the system says.
         source: io::Error,
     },
-    /// A line of it is wrong.
+    /// A line is invalid.
     #[error("{path}, line {line}: {source}", path = path.display())]
     Line {
         /// The file.
         path: PathBuf,
         /// The line, counted from 1.
         line: usize,
-        /// What is wrong.
+        /// The fault.
         source: EntryError,
     },
 }
 
-/// The list in force. Clones share it.
+/// The current list. Clones share it.
 #[derive(Clone)]
 pub struct Moderation {
     path: Arc<Path>,
@@ -54,15 +54,15 @@ impl std::fmt::Debug for Moderation {
 }
 
 impl Moderation {
-    /// The list of a configuration: `moderation.file`, or the store's name with `.bans` at its end.
+    /// The list of a configuration: `moderation.file`, or the store's path with `.bans` appended.
     ///
     /// # Errors
-    /// When the file is there and cannot be read, or a line of it is wrong.
+    /// [`ModerationError`] when the file exists but cannot be read, or has an invalid line.
     pub fn configured(config: &Config) -> Result<Self, ModerationError> {
         Self::open(&path(config))
     }
 
-    /// The list in the file at `path`; a file that is not there is an empty list.
+    /// The list in the file at `path`; a missing file is an empty list.
     ///
     /// # Errors
     /// As [`Moderation::configured`].
@@ -72,13 +72,13 @@ impl Moderation {
         Ok(Self { path: path.into(), current: Arc::new(ArcSwap::from_pointee((stamp, list))) })
     }
 
-    /// The file.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The list as the file has it now. Looks whether the file has changed, which takes about a
-    /// microsecond. A file that cannot be used is named in the log, and the list stays as it was.
+    /// The current list. Checks whether the file has changed, which takes about a microsecond. If
+    /// the new file is invalid, the error is logged and the previous list stays in force.
     pub fn current(&self) -> Arc<BanList> {
         let current = self.current.load();
         let stamp = Stamp::of(&self.path);
@@ -101,15 +101,15 @@ impl Moderation {
         list
     }
 
-    /// Adds entries, each in the place of those that [`ListEntry::replaces`] it.
+    /// Adds entries; each replaces the entries that it [`ListEntry::replaces`].
     ///
     /// # Errors
-    /// When the file cannot be read or written.
+    /// [`ModerationError`] when the file cannot be read or written.
     pub fn add(&self, added: &[ListEntry]) -> Result<(), ModerationError> {
         self.edit(|kept| !added.iter().any(|entry| entry.replaces(kept)), added)
     }
 
-    /// Takes out the entries that `is_meant` names, and returns how many they were.
+    /// Removes the entries that `is_meant` selects, and returns their number.
     ///
     /// # Errors
     /// As [`Moderation::add`].
@@ -130,7 +130,7 @@ impl Moderation {
     }
 }
 
-/// Where the list of a configuration is.
+/// The path of a configuration's list.
 fn path(config: &Config) -> PathBuf {
     if !config.moderation.file.as_os_str().is_empty() {
         return config.moderation.file.clone();

@@ -1,33 +1,33 @@
-//! Bars and their geometry, without words: what a page puts between its own labels.
+//! Bars and their geometry, without text; a page adds its own labels.
 
 use crate::store::DAY_S;
 use crate::utc;
 use std::fmt::Write;
 
-/// How many days one bar may stand for; the last is for the longest times.
+/// Numbers of days that one bar may stand for; the last is for the longest times.
 const DAYS_PER_BAR: [u64; 6] = [1, 7, 28, 91, 364, 3_640];
-/// The width that a bar takes, and what of it is drawn.
+/// The width of a bar with its gap, and of the bar alone.
 const STEP: f64 = 10.0;
 const BAR: f64 = 8.0;
-/// The height of a drawing; the caller stretches it.
+/// The height of a drawing; the caller scales it.
 pub(super) const HEIGHT: f64 = 100.0;
-/// The least height of what is not nothing.
+/// Minimum height of a bar that is not zero.
 const LEAST: f64 = 2.0;
 
-/// What one bar stands for.
+/// The values of one bar.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bar {
-    /// The day, the days, or the name.
+    /// The day, the range of days, or the name.
     pub label: String,
-    /// Events held here.
+    /// The number of events that we have.
     pub held: u64,
-    /// Events held only here.
+    /// The number of events that only we have.
     pub have: u64,
-    /// Events held only there.
+    /// The number of events that only the peer has.
     pub need: u64,
 }
 
-/// An axis of days, each bar for as many of them as it takes to have few enough.
+/// An axis of days; each bar stands for as many days as needed to limit the number of bars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Days {
     first: u64,
@@ -36,7 +36,7 @@ pub struct Days {
 }
 
 impl Days {
-    /// From the day of second `first` to that of `last` in at most `most` bars.
+    /// An axis from the day of second `first` to that of `last`, with at most `most` bars.
     pub fn new(first: u64, last: u64, most: u64) -> Self {
         let (first, last) = (first / DAY_S, last.max(first) / DAY_S);
         let span = (last - first).saturating_add(1);
@@ -45,12 +45,12 @@ impl Days {
         Self { first, last, per_bar: per_bar.unwrap_or_else(|| span.div_ceil(most.max(1))) }
     }
 
-    /// How many days a bar stands for.
+    /// The number of days that a bar stands for.
     pub fn per_bar(self) -> u64 {
         self.per_bar
     }
 
-    /// The second at which each bar begins, and that at which the last one ends.
+    /// The start of each bar, and the end of the last one, in seconds.
     pub fn edges(self) -> impl Iterator<Item = u64> {
         let count = (self.last - self.first).saturating_add(1).div_ceil(self.per_bar);
         let end = self.last.saturating_add(1);
@@ -60,7 +60,7 @@ impl Days {
         })
     }
 
-    /// The bars, with their labels and nothing else.
+    /// The bars, with labels and without values.
     pub fn bars(self) -> Vec<Bar> {
         let edges: Vec<u64> = self.edges().collect();
         let bar = |edges: &[u64]| {
@@ -72,7 +72,8 @@ impl Days {
         edges.windows(2).map(bar).collect()
     }
 
-    /// The bars with `rows`, each by a second of its day. Rows outside are left out.
+    /// The bars with the values of `rows`, each at a second of its day. Rows outside the axis are
+    /// left out.
     pub fn with(self, rows: impl IntoIterator<Item = (u64, Bar)>) -> Vec<Bar> {
         let mut bars = self.bars();
         for (second, row) in rows {
@@ -88,12 +89,12 @@ impl Days {
     }
 }
 
-/// The width of a drawing of so many bars.
+/// The width of a drawing with these bars.
 pub(super) fn width(bars: &[Bar]) -> f64 {
     bars.len() as f64 * STEP
 }
 
-/// What is held here: bars that stand on the ground.
+/// The number of events that we have, as bars from the bottom up.
 pub fn held(bars: &[Bar]) -> String {
     let most = bars.iter().map(|bar| bar.held).max().unwrap_or(0);
     let mut out = open(bars, "held");
@@ -104,14 +105,14 @@ pub fn held(bars: &[Bar]) -> String {
     close(out, bars, |bar| format!("{}: {} events here", bar.label, bar.held))
 }
 
-/// What differs: up what is only here, down what is only there, both on one scale.
+/// The differences on one scale: up, what only we have; down, what only the peer has.
 pub fn differences(bars: &[Bar]) -> String {
     up_and_down(bars, |bar| {
         format!("{}: {} only here, {} only there", bar.label, bar.have, bar.need)
     })
 }
 
-/// As [`differences`], of what is only here; nothing is said of the other side.
+/// Like [`differences`], with only our side.
 pub fn only_here(bars: &[Bar]) -> String {
     let bars: Vec<Bar> = bars.iter().map(|bar| Bar { need: 0, ..bar.clone() }).collect();
     up_and_down(&bars, |bar| format!("{}: {} only here", bar.label, bar.have))
@@ -134,7 +135,7 @@ fn up_and_down(bars: &[Bar], words: impl Fn(&Bar) -> String) -> String {
     close(out, bars, words)
 }
 
-/// How long a bar for `count` is where that for `most` is `full`.
+/// The length of the bar for `count`, if the bar for `most` has the length `full`.
 pub(super) fn length(count: u64, most: u64, full: f64) -> f64 {
     if count == 0 { 0.0 } else { (count as f64 / most.max(1) as f64 * full).max(LEAST) }
 }
@@ -156,7 +157,7 @@ fn rectangle(out: &mut String, class: &str, n: usize, y: f64, height: f64) {
     }
 }
 
-/// Over all, each bar's words for those who point at it.
+/// Adds a tooltip to each bar and closes the drawing.
 fn close(mut out: String, bars: &[Bar], words: impl Fn(&Bar) -> String) -> String {
     for (n, bar) in bars.iter().enumerate() {
         let x = n as f64 * STEP;

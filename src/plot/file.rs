@@ -1,4 +1,4 @@
-//! Whole SVG files, with their words, a legend, and colours for dark and light.
+//! Complete SVG files, with text, a legend, and colours for dark and light.
 
 use super::bars::{Bar, differences, length};
 use super::escape;
@@ -6,17 +6,17 @@ use std::fmt::Write;
 
 const WIDTH: u32 = 760;
 const MARGIN: u32 = 24;
-/// Where the drawing begins below title and legend.
+/// The top of the drawing, below title and legend.
 const TOP: u32 = 84;
 /// The height of the bars over time.
 const BARS_HEIGHT: u32 = 200;
 /// The height of one row by name.
 const ROW_HEIGHT: u32 = 24;
-/// The longest name that is shown whole.
+/// Maximum length of a name that is shown in full.
 const NAME_CHARS: usize = 20;
 
-/// The colours, told apart in every kind of colour blindness and with a contrast of at least 3 to
-/// what is behind them.
+/// The colours. They are distinguishable in every kind of colour blindness, and have a contrast of
+/// at least 3 to their background.
 const STYLE: &str = "<style>
 .paper{fill:#fff}.word{fill:#1c1f24}.quiet{fill:#5b6270}.have{fill:#1f6fd6}.need{fill:#c2570c}
 .zero{stroke:#8b93a1}.point{fill:transparent}
@@ -25,7 +25,7 @@ text{font:13px system-ui,sans-serif}.title{font-size:16px;font-weight:600}
 .have{fill:#6cabff}.need{fill:#f59e54}.zero{stroke:#6b7380}}
 </style>";
 
-/// Bars over time, `note` beside the legend.
+/// A chart of bars over time, with `note` beside the legend.
 pub fn over_time(title: &str, note: &str, bars: &[Bar]) -> String {
     let height = TOP + BARS_HEIGHT + 44;
     let mut out = open(title, note, height);
@@ -56,7 +56,7 @@ pub fn over_time(title: &str, note: &str, bars: &[Bar]) -> String {
     out
 }
 
-/// A row for each bar, with its name and its numbers.
+/// A chart with a row for each bar, its name and its numbers.
 pub fn by_name(title: &str, note: &str, bars: &[Bar]) -> String {
     let rows = u32::try_from(bars.len()).unwrap_or(u32::MAX);
     let height = TOP.saturating_add(rows.saturating_mul(ROW_HEIGHT)).saturating_add(MARGIN);

@@ -1,7 +1,7 @@
-//! Where two relays differ, drawn: bars over time or by name, as SVG.
+//! Draws the differences of two relays as SVG: bars over time or by name.
 //!
-//! What both sides hold and what only one holds never share a scale: a few lacking events would
-//! not show beside many.
+//! Common events and differences never share a scale, because a few missing events would not be
+//! visible beside many.
 
 mod bars;
 mod file;
@@ -9,8 +9,7 @@ mod file;
 pub use bars::{Bar, Days, differences, held, only_here};
 pub use file::{by_name, over_time};
 
-/// `text` for markup, HTML or SVG: nothing in it is taken for a tag, an entity or the end of an
-/// attribute.
+/// Escapes `text` for HTML or SVG, in content and in attributes.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -20,7 +19,7 @@ pub fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            // XML has no way to write the others.
+            // XML cannot represent the other control characters.
             '\t' | '\n' | '\r' => escaped.push(' '),
             other if other.is_control() => escaped.push('\u{fffd}'),
             other => escaped.push(other),

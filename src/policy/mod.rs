@@ -1,5 +1,6 @@
-//! What the operator's own program says about an event before it is stored: plugins that speak
-//! strfry's line protocol. Published events and those that a sync brings are put to the same one.
+//! The write policy: a program of the operator that decides about each event before it is stored,
+//! by the line protocol of strfry's plugins. It decides about published events and about those of a
+//! sync.
 
 mod output;
 mod pending;
@@ -12,45 +13,45 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The operator's program as it is configured, or none: then every event is accepted. Clones share
-/// it; it is told to end with the last one.
+/// The configured program, or none: then every event is accepted. Clones share it; it is ended with
+/// the last clone.
 #[derive(Clone)]
 pub(crate) struct WritePolicy {
     config: ConfigHandle,
     running: Arc<Mutex<RunningProgram>>,
 }
 
-/// What runs, and the configuration it was started with.
+/// The running program, with the configuration it was started with.
 #[derive(Default)]
 struct RunningProgram {
     config: WritePolicyConfig,
     plugin: Option<Arc<Plugin>>,
 }
 
-/// What the program says about an event.
+/// The program's decision about an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// It may be stored.
     Accept,
-    /// It is not stored, and whoever sent it is told why, with NIP-01's prefixes.
+    /// It is not stored; the sender gets the reason, with a prefix of NIP-01.
     Reject(String),
-    /// It is not stored, and whoever sent it is told that it was.
+    /// It is not stored, but the sender is answered as if it were.
     ShadowReject,
-    /// The program does not answer: nothing is stored.
+    /// The program does not answer: the event is not stored.
     Missing,
 }
 
-/// Where an event comes from, as the program is told.
+/// The source of an event, in the form of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PolicySource {
     kind: &'static str,
     info: String,
-    // Whose turn it takes.
+    // The origin for fair queueing.
     origin: Origin,
 }
 
 impl PolicySource {
-    /// A client by its address; its turns are those of the address that it is counted as.
+    /// A client by its address; `counted_as` is its address for fair queueing.
     pub(crate) fn client(address: IpAddr, counted_as: IpAddr) -> Self {
         let kind = match address.to_canonical() {
             IpAddr::V4(_) => "IP4",
@@ -60,7 +61,7 @@ impl PolicySource {
         Self { kind, info, origin: Origin::Client(counted_as) }
     }
 
-    /// A peer by its URL; `live` when it sends what is new rather than what was asked for.
+    /// A peer by its URL; `live` if the event is new, as opposed to requested.
     pub(crate) fn peer(url: &str, live: bool) -> Self {
         let kind = if live { "Stream" } else { "Sync" };
         Self { kind, info: url.to_owned(), origin: Origin::Peer(url.into()) }
@@ -68,25 +69,26 @@ impl PolicySource {
 }
 
 impl WritePolicy {
-    /// Starts the configured program, where there is one.
+    /// Starts the configured program, if there is one.
     ///
     /// # Errors
-    /// When the system gives no thread. A program that cannot be run is in the log, and tried
-    /// again and again.
+    /// When a thread cannot be started. If the program cannot be run, the error is logged and the
+    /// start is retried.
     pub(crate) fn start(config: ConfigHandle) -> io::Result<Self> {
         let policy = Self { config, running: Arc::default() };
         policy.plugin()?;
         Ok(policy)
     }
 
-    /// Changes the program if another one is configured.
+    /// Replaces the program if another one is configured.
     pub(crate) fn reload(&self) {
         if let Err(error) = self.plugin() {
             tracing::error!(%error, "the write policy cannot be started; nothing is accepted");
         }
     }
 
-    /// The program that is configured now. Events that wait for an earlier one still get its answer.
+    /// The currently configured program. Events that are waiting for an earlier one still get its
+    /// answer.
     fn plugin(&self) -> io::Result<Option<Arc<Plugin>>> {
         let config = self.config.load();
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,8 +101,9 @@ impl WritePolicy {
         Ok(running.plugin.clone())
     }
 
-    /// Puts events to the program; the answers come in the order of the events. Sources take turns by
-    /// the length of their events. The program is given `now` as the time of receipt.
+    /// Asks the program about events; the answers are in the order of the events. Sources are
+    /// served in turn, weighted by the length of their events. `now` is the time of receipt for the
+    /// program.
     pub(crate) async fn ask(
         &self,
         events: &[&VerifiedEvent],
@@ -110,7 +113,7 @@ impl WritePolicy {
         let plugin = match self.plugin() {
             Ok(Some(plugin)) => plugin,
             Ok(None) => return vec![Answer::Accept; events.len()],
-            // Not accepted on the word of a program that is not the configured one.
+            // Not accepted based on a program that is no longer configured.
             Err(_) => return vec![Answer::Missing; events.len()],
         };
         let asked: Vec<_> = events.iter().map(|event| plugin.ask(event, source, now)).collect();

@@ -1,17 +1,17 @@
-//! What the program says to people: it goes to the log, at a bounded rate.
+//! The program's standard error output: logged, at a bounded rate.
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The most lines of the program that are logged in a [`PERIOD`].
+/// Maximum number of the program's lines that are logged in a [`PERIOD`].
 const LINES: u64 = 60;
 const PERIOD: Duration = Duration::from_secs(60);
-/// The longest line that is logged, in bytes; the rest of it is left out.
+/// Maximum length of a logged line, in bytes; the rest is cut off.
 const LINE_BYTES: usize = 1_024;
 
-/// Counts the lines of a period. It outlives the runs of the program: one that is started again and
-/// again says the same each time.
+/// Counts the lines of a period. It outlives the runs of the program, because a program that is
+/// restarted repeatedly writes the same lines each time.
 pub(super) struct Output {
     state: Mutex<OutputState>,
 }
@@ -26,7 +26,7 @@ impl Output {
         Self { state: Mutex::new(OutputState { began: Instant::now(), lines: 0 }) }
     }
 
-    /// Whether a line may be logged now. The log says how many were left out before it.
+    /// Whether a line may be logged now. Logs the number of lines that were left out before it.
     pub(super) fn admits(&self, now: Instant) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(state.began) >= PERIOD {
@@ -46,12 +46,12 @@ impl Output {
         state.lines <= LINES
     }
 
-    /// Logs what the program writes to standard error, to its end.
+    /// Logs what the program writes to standard error, until its end.
     pub(super) fn log_lines(&self, stderr: impl Read) {
         let mut lines = BufReader::new(stderr);
         loop {
             let mut line = Vec::new();
-            // A line without an end takes no memory beyond this.
+            // Bounds the memory of a line without an end.
             match lines.by_ref().take(LINE_BYTES as u64).read_until(b'\n', &mut line) {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
@@ -66,7 +66,7 @@ impl Output {
     }
 }
 
-/// Passes over the rest of a line; `None` where nothing can be read any more.
+/// Skips the rest of a line; `None` at the end of the stream.
 fn skip_line(lines: &mut impl BufRead) -> Option<()> {
     loop {
         let buffer = lines.fill_buf().ok()?;

@@ -1,4 +1,4 @@
-//! The events that one run of the program has been asked about and has not answered.
+//! The events that one run of the program has received and not answered.
 
 use super::Answer;
 use std::collections::VecDeque;
@@ -6,23 +6,23 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// The most events that the program is asked about before it has answered; it takes them one by
-/// one, at its own pace. Whoever comes now waits for so many at least.
+/// Maximum number of unanswered events. The program handles them one by one, so a new event waits
+/// for at least this many.
 const IN_FLIGHT: usize = 64;
 
-/// Gets the answer about an event; dropped when there will be none.
+/// Receives the answer about an event; dropped if there will be none.
 pub(super) type Reply = oneshot::Sender<Answer>;
 
-/// Shared by who writes to the program, who reads from it and who watches over it.
+/// Shared by the threads that write to the program, read from it and supervise it.
 pub(super) struct Pending {
     state: Mutex<PendingState>,
     changed: Condvar,
 }
 
 struct PendingState {
-    // In the order in which they were asked about; answers may come in another one.
+    // In the order of the requests; answers may come in another order.
     waiting: VecDeque<([u8; 32], Reply)>,
-    // Since when the program has been free to answer the first of them.
+    // Since when the program could answer the first of them.
     since: Instant,
     has_answered: bool,
     ended: bool,
@@ -39,7 +39,7 @@ impl Pending {
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Takes up an event as soon as there is room. Returns whether the run goes on: else the reply is
+    /// Adds an event as soon as there is room. Returns false if the run is over; the reply is then
     /// dropped.
     pub(super) fn begin(&self, id: [u8; 32], reply: Reply) -> bool {
         let full = |state: &mut PendingState| !state.ended && state.waiting.len() >= IN_FLIGHT;
@@ -56,7 +56,7 @@ impl Pending {
         true
     }
 
-    /// Passes an answer on. Returns whether the program was asked about the event.
+    /// Passes an answer on. Returns whether the event was waiting for one.
     pub(super) fn answer(&self, id: &[u8; 32], answer: Answer) -> bool {
         let mut state = self.lock();
         let place = state.waiting.iter().position(|(waiting, _)| waiting == id);
@@ -64,18 +64,18 @@ impl Pending {
             return false;
         };
         state.has_answered = true;
-        // A later event's answer gives the first one no more time.
+        // The answer about a later event does not extend the time for the first one.
         if place == Some(0) {
             state.since = Instant::now();
         }
         self.changed.notify_all();
         drop(state);
-        // Whoever waited may have gone.
+        // The receiver may be gone.
         let _ = reply.send(answer);
         true
     }
 
-    /// The run is over: nobody will answer what is still waiting.
+    /// Ends the run: waiting events get no answer.
     pub(super) fn end(&self) {
         let mut state = self.lock();
         state.ended = true;
@@ -83,8 +83,8 @@ impl Pending {
         self.changed.notify_all();
     }
 
-    /// Waits until the run is over, or until the program has been silent for so long. Returns
-    /// whether it was silent.
+    /// Waits until the run is over, or until the program has not answered for `patience`. Returns
+    /// whether it did not answer.
     pub(super) fn watch(&self, patience: Duration) -> bool {
         let mut state = self.lock();
         loop {
@@ -101,13 +101,13 @@ impl Pending {
         }
     }
 
-    /// Waits until all is answered or the run is over.
+    /// Waits until all events are answered or the run is over.
     pub(super) fn settle(&self) {
         let busy = |state: &mut PendingState| !state.ended && !state.waiting.is_empty();
         drop(self.changed.wait_while(self.lock(), busy));
     }
 
-    /// Waits for the end of the run, for a while. Returns whether it has come.
+    /// Waits up to `patience` for the end of the run. Returns whether it has ended.
     pub(super) fn wait_for_end(&self, patience: Duration) -> bool {
         let runs = |state: &mut PendingState| !state.ended;
         let waited = self.changed.wait_timeout_while(self.lock(), patience, runs);

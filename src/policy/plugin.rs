@@ -1,5 +1,5 @@
-//! The program itself: run by a shell, asked by lines on its standard input, heard by lines on its
-//! standard output. One that ends or is silent for too long is started anew.
+//! The program: run by a shell, with requests as lines on its standard input and answers as lines
+//! on its standard output. It is restarted if it ends or does not answer in time.
 
 use super::output::Output;
 use super::pending::{Pending, Reply};
@@ -19,20 +19,21 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
-/// What asking about an event weighs beside each byte of it.
+/// The weight of an event in addition to its bytes.
 const EVENT_WEIGHT: usize = 1_024;
-/// The longest line that the program may write; with a longer one it is started anew.
+/// Maximum length of a line from the program; after a longer one it is restarted.
 const LINE_BYTES: u64 = 64 << 10;
-/// The longest message that is passed on, in bytes.
+/// Maximum length of a message that is passed on, in bytes.
 const MESSAGE_BYTES: usize = 1_024;
-/// The pause before the program is started again; it doubles with each run that answers nothing.
+/// The first pause before a restart; it doubles with each run without any answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const MOST_PAUSE: Duration = Duration::from_secs(30);
-/// How often it is looked whether the program's file has changed.
+/// Interval of checks whether the program's file has changed.
 const LOOK: Duration = Duration::from_secs(1);
-/// What the program inherits of our environment, beside `LC_...`: nothing that may be a secret.
+/// Environment variables that the program inherits, in addition to `LC_...`: none that may contain
+/// a secret.
 const ENVIRONMENT: [&str; 8] = ["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"];
-/// How long a program may take to end by itself.
+/// Time for the program to end by itself.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One event to ask about.
@@ -42,9 +43,9 @@ struct PolicyRequest {
     reply: Reply,
 }
 
-/// The way to the program. It is told to end when this is dropped.
+/// The handle of the program. Dropping it ends the program.
 pub(super) struct Plugin {
-    // Bounded by what each source may have on its way to the store.
+    // Bounded by the number of events that each source may have in progress.
     requests: Arc<SourceQueue<PolicyRequest>>,
 }
 
@@ -67,7 +68,8 @@ impl Plugin {
         Ok(Self { requests })
     }
 
-    /// Asks about an event, once it is its source's turn. No answer comes when the program gives none.
+    /// Asks about an event when its source has its turn. The reply is dropped if the program does
+    /// not answer.
     pub(super) fn ask(
         &self,
         event: &Event,
@@ -78,7 +80,7 @@ impl Plugin {
         let line = line(event, source, now);
         let request = PolicyRequest { id: event.item().id, line, reply };
         let weight = EVENT_WEIGHT + request.line.len();
-        // Fails only when the queue is closed, and no answer comes.
+        // Fails only if the queue is closed; the reply is then dropped.
         let _ = self.requests.push(&source.origin, [(weight, request)]);
         answer
     }
@@ -90,7 +92,7 @@ impl Drop for Plugin {
     }
 }
 
-/// What the program is asked about an event.
+/// The request line for an event.
 fn line(event: &Event, source: &PolicySource, now: u64) -> String {
     let (json, kind) = (event.json(), source.kind);
     let info = serde_json::Value::from(source.info.as_str());
@@ -100,7 +102,7 @@ fn line(event: &Event, source: &PolicySource, now: u64) -> String {
     )
 }
 
-/// A line that the program writes.
+/// A line from the program.
 #[derive(Deserialize)]
 struct ProgramLine {
     id: String,
@@ -126,20 +128,20 @@ impl ProgramLine {
     }
 }
 
-/// Keeps the program running, and hands it one event after the other.
+/// Keeps the program running, and sends it one event after the other.
 struct ProgramKeeper {
     command: String,
     timeout: Duration,
     run: Option<ProgramRun>,
-    // The first event has come: from then on it is kept running.
+    // Whether the first event has arrived: from then on the program is kept running.
     is_wanted: bool,
-    // The runs since the last one that answered anything.
+    // The number of runs since the last one that gave an answer.
     failures: u32,
-    // Not started before.
+    // The earliest time of the next start.
     start_at: Instant,
-    // When the program's file was last looked at.
+    // The last check of the program's file.
     looked: Instant,
-    // Each of the program's outputs has its own part of the log.
+    // The program's output streams have separate limits in the log.
     output: Arc<Output>,
     errors: Arc<Output>,
 }
@@ -183,7 +185,7 @@ impl ProgramKeeper {
         }
     }
 
-    /// Starts the program when it does not run and the pause is over.
+    /// Starts the program if it is not running and the pause is over.
     fn revive(&mut self) {
         if let Some(run) = self.run.take_if(|run| run.pending.has_ended()) {
             self.failures = if run.pending.has_answered() { 0 } else { self.failures };
@@ -213,7 +215,7 @@ impl ProgramKeeper {
         );
     }
 
-    /// Ends the program when its file has changed, once it has answered all it was asked.
+    /// Ends the program if its file has changed, once it has answered all requests.
     fn renew(&mut self) {
         if self.looked.elapsed() < LOOK {
             return;
@@ -240,7 +242,8 @@ impl ProgramKeeper {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // What the shell starts ends with it, and a signal at our terminal is not for it.
+            // The group includes the shell's children, so that they end with it; signals of our
+            // terminal do not reach it.
             .process_group(0)
             .spawn()?;
         let group = child.id();
@@ -258,7 +261,7 @@ impl ProgramKeeper {
             if let Err(error) = hear(stdout, &hearing, &output) {
                 tracing::error!(%error, "the write policy cannot be understood");
             }
-            // It may still run, and only not be heard any more.
+            // It may still be running without anyone reading its output.
             end(group, &hearing);
         };
         let spawned = thread::Builder::new()
@@ -278,7 +281,7 @@ impl ProgramKeeper {
 }
 
 impl ProgramRun {
-    /// Tells the program to end, and sees that it does.
+    /// Asks the program to end, and makes sure that it does.
     fn stop(self) {
         let Self { stdin, group, pending, .. } = self;
         drop(stdin);
@@ -295,13 +298,13 @@ impl ProgramRun {
     }
 }
 
-/// When the program's file last changed, where the command is nothing but its name.
+/// When the program's file last changed, if the command is only its path.
 fn changed_at(command: &str) -> Option<SystemTime> {
     let path = PathBuf::from((!command.contains(' ')).then_some(command)?);
     path.metadata().and_then(|metadata| metadata.modified()).ok()
 }
 
-/// Passes the program's answers on, to the end of its output.
+/// Passes the program's answers on, until the end of its output.
 fn hear(stdout: impl Read, pending: &Pending, output: &Output) -> io::Result<()> {
     let warn = |error: &str, line: &str| {
         if output.admits(Instant::now()) {
@@ -345,7 +348,7 @@ fn next_line(lines: &mut impl BufRead) -> io::Result<Option<String>> {
     Ok((read > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
 }
 
-/// Sees the run to its end, which it brings about when the program is silent for too long.
+/// Supervises the run until its end; ends it if the program does not answer in time.
 fn watch(mut child: Child, pending: &Pending, timeout: Duration) {
     let group = child.id();
     if pending.watch(timeout) {
@@ -358,7 +361,7 @@ fn watch(mut child: Child, pending: &Pending, timeout: Duration) {
     }
 }
 
-/// Ends a run at once. Of one that has ended nothing is left to be killed, and its number may be
+/// Ends a run at once. After the program has ended nothing is killed, because its process id may be
 /// another program's.
 fn end(group: u32, pending: &Pending) {
     if !pending.has_ended() {
@@ -367,13 +370,13 @@ fn end(group: u32, pending: &Pending) {
     }
 }
 
-/// Signals the program and what it has started.
+/// Signals the program's process group.
 fn kill(group: u32, signal: &str) {
     let script = r#"kill -s "$0" -- "-$1" 2>/dev/null"#;
     let _ = Command::new("sh").args(["-c", script, signal, &group.to_string()]).status();
 }
 
-/// The beginning of a text, of at most so many bytes.
+/// The beginning of a text, at most `most_bytes` long.
 fn cut(text: &str, most_bytes: usize) -> &str {
     text.get(..text.floor_char_boundary(most_bytes)).unwrap_or(text).trim_end()
 }

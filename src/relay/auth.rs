@@ -1,5 +1,5 @@
-//! AUTH (NIP-42): a client shows which keys are its own, by signing the challenge that it got when
-//! it connected.
+//! AUTH (NIP-42): a client proves its keys by signing the challenge that it got at the start of the
+//! connection.
 
 use super::{RelayState, message};
 use crate::config::{AuthConfig, PublicKeys};
@@ -12,12 +12,12 @@ use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The most keys that a connection may show.
+/// Maximum number of keys that a connection may authenticate.
 const MOST_KEYS: usize = 16;
-/// The longest event that AUTH takes, in bytes: it holds a challenge and a URL.
+/// Maximum length of an AUTH event, in bytes: it contains a challenge and a URL.
 const AUTH_BYTES: usize = 16 << 10;
 
-/// Makes a challenge for each connection that nobody can guess.
+/// Creates an unpredictable challenge for each connection.
 pub(super) struct Challenges {
     secret: [u8; 32],
     made: AtomicU64,
@@ -39,17 +39,17 @@ impl Challenges {
     }
 }
 
-/// Who the client of one connection has shown to be.
+/// The authentication state of one connection.
 pub(super) struct ClientAuth {
     challenge: String,
-    // By which URL the client knows us; unknown to a client that named no host.
+    // The URL by which the client knows this relay; `None` if its request had no host.
     us: Option<RelayName>,
     private: PrivateKinds,
     viewer: Mutex<Viewer>,
 }
 
 impl ClientAuth {
-    /// A client that has shown nothing yet; `host` is its request's `Host`.
+    /// A client without authentication; `host` is the `Host` header of its request.
     pub(super) fn new(
         challenges: &Challenges,
         config: &AuthConfig,
@@ -75,17 +75,17 @@ impl ClientAuth {
         &self.challenge
     }
 
-    /// What the client may see by now.
+    /// The events that the client may see now.
     pub(super) fn viewer(&self) -> Viewer {
         self.lock().clone()
     }
 
-    /// Whether the client may see the event by now.
+    /// Whether the client may see the event now.
     pub(super) fn sees(&self, event: &Event) -> bool {
         self.lock().sees(event)
     }
 
-    /// Everything about an AUTH event but its signature.
+    /// Checks an AUTH event, except for its signature.
     fn check(&self, event: &Event, now: u64) -> Result<(), String> {
         let is_us = |url: &str| self.us.as_ref().is_some_and(|us| us.is(url));
         nip42::check(event, &self.challenge, is_us, now)?;
@@ -108,7 +108,7 @@ impl ClientAuth {
     }
 }
 
-/// The answer to AUTH. The connection is read on when it is there: what comes behind it counts on it.
+/// Returns the answer to AUTH. The connection waits for it, because later messages depend on it.
 pub(super) async fn answer(
     auth: &ClientAuth,
     relay: &RelayState,
@@ -119,7 +119,7 @@ pub(super) async fn answer(
         let text = Prefix::Invalid
             .before(format_args!("AUTH takes an event of {AUTH_BYTES} bytes at the most"));
         relay.service.metrics.auth.count_prefix(&text);
-        // Looking for the id takes its time, too.
+        // Finding the id takes time too.
         let (bytes, json) = (json.len(), json.to_owned());
         let id =
             relay.verifier.check(origin, bytes, move || Event::claimed_id(&json)).await.flatten();
@@ -142,7 +142,7 @@ pub(super) async fn answer(
     }
 }
 
-/// Admits the event's author, or says why not.
+/// Adds the event's author to the authenticated keys, or returns a refusal.
 async fn show(
     auth: &ClientAuth,
     relay: &RelayState,

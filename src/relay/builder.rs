@@ -8,13 +8,14 @@ use crate::sync::Schedule;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-/// Sections of `relay.toml` that are for the program `negsync` and not for a relay.
+/// Sections of `relay.toml` that configure the program `negsync` and not a relay.
 const FOR_THE_PROGRAM: [&str; 2] = ["attach.", "log."];
 
-/// Builds a relay inside another program: with sockets of its own, and with decisions in Rust.
+/// Builds a relay inside another program: with its own sockets, and with hooks in Rust.
 ///
-/// It refuses what it would ignore: a `relay.listen` beside [`RelayBuilder::listener`], keys of `[attach]` and
-/// `[log]`, and a `[[peer]]` that nobody would sync with.
+/// It refuses keys that would have no effect: `relay.listen` together with
+/// [`RelayBuilder::listener`], keys of `[attach]` and `[log]`, and a `[[peer]]` without a schedule
+/// of syncs.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -64,18 +65,18 @@ impl RelayBuilder {
         Self { config, listeners: Vec::new(), hooks: Hooks::default(), clock: Clock::system() }
     }
 
-    /// Serves on a socket that listens already, in place of `relay.listen`. May be called for several.
+    /// Serves on a listening socket instead of `relay.listen`. May be called for several sockets.
     pub fn listener(mut self, socket: TcpListener) -> Self {
         self.listeners.push(socket);
         self
     }
 
-    /// Asks `hook` about every verified event, of clients and of peers alike, after the limits and the
-    /// ban list and before the write policy. The text of a refusal is sent to the client; without a
-    /// machine-readable prefix (NIP-01) it gets `blocked: `. The hook runs on the runtime's threads and
-    /// must not block.
+    /// Calls `hook` for every verified event of clients and peers, after the limits and the ban
+    /// list and before the write policy. The client gets the text of a refusal; `blocked: ` is
+    /// prepended if it has no machine-readable prefix (NIP-01). The hook runs on the runtime's
+    /// threads and must not block.
     ///
-    /// The last hook counts.
+    /// A later hook replaces an earlier one.
     pub fn admit(
         mut self,
         hook: impl Fn(&VerifiedEvent, &Source) -> Result<(), String> + Send + Sync + 'static,
@@ -84,12 +85,12 @@ impl RelayBuilder {
         self
     }
 
-    /// Asks `hook` about every REQ, COUNT and NEG-OPEN that the configuration allows: whether the
-    /// client, by the keys that it has shown, may ask for what the filters select. A refusal is of the
-    /// whole request, so that no set is answered in part; without a machine-readable prefix it gets
-    /// `restricted: `. The hook runs on the runtime's threads and must not block.
+    /// Calls `hook` for every REQ, COUNT and NEG-OPEN that the configuration allows, to decide
+    /// whether the client, with its authenticated keys, may ask for the filters. A refusal applies
+    /// to the whole request, so no set is answered in part; `restricted: ` is prepended if it has
+    /// no machine-readable prefix. The hook runs on the runtime's threads and must not block.
     ///
-    /// The last hook counts.
+    /// A later hook replaces an earlier one.
     pub fn may_read(
         mut self,
         hook: impl Fn(&Viewer, &[Filter]) -> Result<(), String> + Send + Sync + 'static,
@@ -98,7 +99,7 @@ impl RelayBuilder {
         self
     }
 
-    /// Tells the time by `clock` in place of the system's, the store and the syncs included: for tests.
+    /// Uses `clock` instead of the system's clock, also for the store and the syncs: for tests.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
@@ -107,7 +108,8 @@ impl RelayBuilder {
     /// Starts the relay, for a configuration without a `[[peer]]`.
     ///
     /// # Errors
-    /// As [`Relay::start`], and [`RelayError::Ignored`] where a key of the configuration would do nothing.
+    /// As [`Relay::start`], and [`RelayError::Ignored`] when a key of the configuration would have
+    /// no effect.
     pub async fn start(self) -> Result<Relay, RelayError> {
         if !self.config.peers.is_empty() {
             let hint = "start it by RelayBuilder::start_with_peers";
@@ -116,11 +118,11 @@ impl RelayBuilder {
         self.start_relay().await
     }
 
-    /// Starts the relay, and keeps it in sync with each `[[peer]]`. The schedule is to be stopped before
-    /// the relay.
+    /// Starts the relay, and keeps it in sync with each `[[peer]]`. Stop the schedule before the
+    /// relay.
     ///
     /// # Errors
-    /// As [`RelayBuilder::start`], and when a peer cannot be asked as it is configured.
+    /// As [`RelayBuilder::start`], and when the configuration of a peer is invalid.
     pub async fn start_with_peers(self) -> Result<(Relay, Schedule), RelayError> {
         Schedule::check(&self.config)?;
         let relay = self.start_relay().await?;

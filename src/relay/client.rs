@@ -1,4 +1,4 @@
-//! What the verbs of one connection share.
+//! The state shared by the verbs of one connection.
 
 use super::auth::ClientAuth;
 use super::outbox::Outbox;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::JoinError;
 
-/// A client that is connected, as its verbs know it.
+/// A connected client.
 pub(super) struct Client {
     pub(super) relay: Arc<RelayState>,
     pub(super) auth: Arc<ClientAuth>,
@@ -22,22 +22,22 @@ pub(super) struct Client {
     pub(super) outbox: Outbox,
     pub(super) publishing: Publishing,
     pub(super) subscriptions: Arc<Subscriptions>,
-    // One permit for each event that is verified or stored or whose outcome waits to be sent.
+    // One permit for each event that is being verified or stored, or whose outcome is queued.
     pub(super) events_in_flight: Arc<Semaphore>,
 }
 
 impl Client {
-    /// Where it comes from, as far as limits by address go.
+    /// The address for limits.
     pub(super) fn address(&self) -> IpAddr {
         self.place.address()
     }
 
-    /// Whose its events are in front of the verifier and the writer.
+    /// The origin of its events for the queues of the verifier and the writer.
     pub(super) fn origin(&self) -> Origin {
         Origin::Client(self.address())
     }
 
-    /// Ends a REQ or COUNT with CLOSED (NIP-01), for a reason that begins with a prefix.
+    /// Ends a REQ or COUNT with CLOSED (NIP-01); `reason` begins with a prefix.
     pub(super) async fn closed(&self, id: &str, reason: &str) {
         self.relay.service.metrics.query_refusals.count_prefix(reason);
         self.outbox.text(message::closed(id, reason)).await;
@@ -53,7 +53,7 @@ impl Client {
         self.relay.service.query(turns, self.address(), departure, query).await
     }
 
-    /// Works in a turn of the client's, on a thread that may take its time.
+    /// Runs `work` in a turn of the client's, on a blocking thread.
     pub(super) async fn work<T: Send + 'static>(
         &self,
         turns: &Arc<FairQueue>,

@@ -1,4 +1,4 @@
-//! One client's WebSocket: its messages are taken in order, each verb in its own file.
+//! One client's WebSocket: its messages are handled in order, each verb in its own file.
 
 use super::auth::{self, ClientAuth};
 use super::client::Client;
@@ -29,17 +29,17 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
-/// How long the events in flight have to be stored when the relay stops.
+/// Timeout for events in flight when the relay stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// A longer message is not looked at before its turn.
+/// A longer message is not inspected before its turn.
 const CLOSE_BYTES: usize = 1_024;
-/// How often NEG sessions are looked at, for some that have been asked nothing for too long.
+/// Interval of the check for idle NEG sessions.
 const SESSIONS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Serves a client until either side ends it, or the relay stops and it takes too long.
+/// Serves a client until either side closes, or the relay stops and the client takes too long.
 ///
-/// What this calls is boxed where it is seldom under way, and takes no future by value: a task keeps
-/// room for all that it may do, for as long as the connection lasts.
+/// Rare work is boxed, and futures are not passed by value: a task reserves memory for everything
+/// it may do as long as the connection lasts.
 pub(super) fn serve(
     relay: Arc<RelayState>,
     socket: Socket,
@@ -98,18 +98,18 @@ fn converse(
         let mut in_flight = pin!(in_flight.run());
         let left = tokio::select! {
             left = read(&client, &mut stream) => Some(left),
-            // A client that cannot be sent to is not read either.
+            // A client that does not accept data is not read either.
             _ = &mut sent => None,
-            // Not before the client can publish no more.
+            // Not before the client can no longer publish.
             () = &mut in_flight => return,
         };
         drop(client);
-        // Boxed: while the connection lasts it has no room for how it ends.
+        // Boxed, so that the memory is used only at the end of the connection.
         Box::pin(async {
             let ending = async {
                 let Some(left) = left else { return };
                 let sink = match left {
-                    // What it holds is not kept for a client that takes nothing either.
+                    // The connection's memory is not held for a client that does not read.
                     EndedBy::Late => match tokio::time::timeout(LINGER_TIMEOUT, sent).await {
                         Ok(sink) => sink,
                         Err(_) => return,
@@ -122,38 +122,39 @@ fn converse(
                     linger(socket.get_mut().stream_mut()).await;
                 }
             };
-            // What it has sent is stored, also when it does not wait for the answers.
+            // Events that were received are stored, even if the client does not wait for the
+            // answers.
             tokio::join!(in_flight, ending);
         })
         .await;
     }
 }
 
-/// Who has ended a conversation.
+/// The reason for the end of a conversation.
 #[derive(PartialEq, Eq)]
 enum EndedBy {
-    /// The client, which has closed or is gone.
+    /// The client has closed or is gone.
     ByItself,
-    /// We have told it to close, and it may answer.
+    /// A close frame was sent, and the client may answer.
     Told,
-    /// As before, as far as it takes anything: it keeps memory that others wait for.
+    /// The same, but only while the client reads: it holds memory that others wait for.
     Late,
 }
 
-/// What a connection has to do next.
+/// The next event of a connection.
 enum Next {
-    /// Something has come of the client, or nothing will any more.
+    /// A message or an error from the client; `None` at the end of the stream.
     Heard(Option<Result<Message, Error>>),
-    /// Sessions are to be looked at, or the client has been silent for too long.
+    /// The interval of session checks, or the idle timeout.
     Time,
     Stop,
 }
 
-/// Takes messages until the client closes, breaks the protocol, is silent for too long or the
-/// relay stops.
+/// Handles messages until the client closes, violates the protocol, exceeds the idle timeout, or
+/// the relay stops.
 async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> EndedBy {
     let stopping = &client.relay.service.running.stopping;
-    // Wakes nobody: `serve` hears of it in the same task.
+    // Does not wake the task: `serve` polls it in the same task.
     let is_stopping =
         || poll_fn(|_| if stopping.is_cancelled() { Poll::Ready(()) } else { Poll::Pending });
     let patience = silence(&client.relay.config().connections);
@@ -164,7 +165,7 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> EndedBy {
     let mut messages = ReadAhead::new(stream);
     Box::pin(client.outbox.text(message::auth(client.auth.challenge()))).await;
     let mut heard = Instant::now();
-    // Moved on when it is over, not with each message.
+    // Reset when it expires, not with each message.
     let mut timer = pin!(tokio::time::sleep_until(heard + patience));
     loop {
         let next = tokio::select! {
@@ -173,7 +174,7 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> EndedBy {
             next = messages.next() => Next::Heard(next),
             () = &mut timer => Next::Time,
         };
-        // Boxed, all that is done: an idle connection has no room for it.
+        // The whole handling is boxed: an idle connection reserves no memory for it.
         let left = match next {
             Next::Heard(Some(Ok(_))) if is_banned(client) => {
                 Some(Box::pin(refuse_banned(client)).await)
@@ -209,8 +210,8 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> EndedBy {
     }
 }
 
-/// A CLOSE that is read ahead ends its subscription at once: what is left of the stored events is not sent. It
-/// is taken again in its turn, where a REQ of that id may have come before it.
+/// Ends a subscription at once when a CLOSE is read ahead: its remaining stored events are not
+/// sent. The CLOSE is handled again in its turn, because a REQ with the same id may precede it.
 fn close_early(client: &Client, message: &Message) {
     if let Message::Text(text) = message
         && text.len() <= CLOSE_BYTES
@@ -220,8 +221,8 @@ fn close_early(client: &Client, message: &Message) {
     }
 }
 
-/// Whether the operator has banned the address since the connection began. One that says nothing is
-/// found by its answer to a ping.
+/// Whether the operator has banned the address since the connection began. For a silent client this
+/// is checked when it answers a ping.
 fn is_banned(client: &Client) -> bool {
     client.relay.admission.moderation().current().blocks(client.place.client())
 }
@@ -232,7 +233,7 @@ async fn refuse_banned(client: &Client) -> EndedBy {
     EndedBy::Told
 }
 
-/// Takes what is no text, and says whether it ends the connection.
+/// Handles a frame other than text. Returns whether it ends the connection.
 async fn take_other(client: &Client, next: Option<Result<Message, Error>>) -> Option<EndedBy> {
     match next {
         Some(Ok(Message::Binary(_))) => {
@@ -242,7 +243,7 @@ async fn take_other(client: &Client, next: Option<Result<Message, Error>>) -> Op
         }
         Some(Ok(Message::Ping(_))) => {
             client.place.pace(&client.relay.config().rates).await;
-            // Nothing more is read until the pong has its turn: RFC 6455, section 5.5.2.
+            // No further frame is read until the pong is queued: RFC 6455, section 5.5.2.
             client.outbox.send(Outgoing::Flush).await;
         }
         Some(Ok(_)) => client.place.pace(&client.relay.config().rates).await,
@@ -252,7 +253,7 @@ async fn take_other(client: &Client, next: Option<Result<Message, Error>>) -> Op
     None
 }
 
-/// Ends the NEG sessions that have been asked nothing for too long.
+/// Ends idle NEG sessions.
 async fn expire(client: &Client, neg_sessions: &mut NegSessions) {
     for text in neg_sessions.expire() {
         client.outbox.text(text).await;
@@ -267,7 +268,7 @@ async fn leave_silent(client: &Client) -> EndedBy {
     EndedBy::Told
 }
 
-/// Whether the sets are of the store that another start would find.
+/// Whether the store's files are those that another start would open.
 fn is_in_place(client: &Client) -> Result<(), String> {
     let in_place = client.relay.index.store().check_in_place();
     in_place.map_err(|_| Prefix::Error.before("the store's file was moved, removed or replaced"))
@@ -308,7 +309,7 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
     }
 }
 
-/// How long a client that answers pings can be silent at the most.
+/// Maximum silence of a client that answers pings.
 fn silence(config: &ConnectionsConfig) -> Duration {
     match config.ping_interval_s {
         0 => NEVER,
@@ -316,8 +317,7 @@ fn silence(config: &ConnectionsConfig) -> Duration {
     }
 }
 
-/// What cannot be read as WebSocket messages is answered as far as the protocol lets us, and ends
-/// the connection.
+/// Answers a violation of the WebSocket protocol as far as possible, and ends the connection.
 async fn refuse(client: &Client, error: &Error) -> EndedBy {
     if let Error::Io(error) = error
         && let Some(error) = error.get_ref().and_then(|it| it.downcast_ref::<GateError>())
@@ -353,7 +353,7 @@ async fn refuse_late(client: &Client, error: GateError) -> EndedBy {
     EndedBy::Late
 }
 
-/// Waits for the outcomes of the events in flight, then says goodbye.
+/// Waits for the outcomes of the events in flight, then closes.
 async fn stop(client: &Client) -> EndedBy {
     let all = publish::EVENTS_IN_FLIGHT as u32;
     let settled = tokio::time::timeout(STOP_TIMEOUT, client.events_in_flight.acquire_many(all));

@@ -1,4 +1,4 @@
-//! COUNT (NIP-45): exact, from the same sets that reconcile.
+//! COUNT (NIP-45): exact counts, from the same sets that are reconciled.
 
 use super::client::Client;
 use super::message;
@@ -20,7 +20,7 @@ pub(super) async fn count(client: &Client, id: String, filters: Vec<Filter>) {
     }
 }
 
-/// How many events match: at once where their set is in memory.
+/// The number of matching events: without a query if their set is in memory.
 async fn events(client: &Client, viewer: Viewer, filters: Vec<Filter>) -> Result<usize, String> {
     let limit = client.relay.config().negentropy.max_sync_events;
     let (index, filters) = (client.relay.index.clone(), Arc::new(filters));

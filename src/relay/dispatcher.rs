@@ -1,5 +1,5 @@
-//! Live events on their way to subscriptions (NIP-01): one task hears of every commit, finds the
-//! subscriptions that its events match, and wakes their connections and no others.
+//! Dispatches live events to subscriptions (NIP-01): one task receives every commit, finds the
+//! subscriptions that match, and wakes only their connections.
 
 use super::subscriptions::{Matched, Registry, Subscription, Subscriptions};
 use crate::index::{Index, Subscriber, SubscriberError};
@@ -9,17 +9,18 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 
-/// The most commits that a connection may leave unsent before it misses some.
+/// Maximum number of commits that a connection may leave unsent before it misses some.
 const WINDOW_COMMITS: usize = 1_024;
-/// The most bytes of live events that wait for the slowest connection, or a single commit.
+/// Maximum bytes of live events that wait for the slowest connection; a single commit may exceed
+/// it.
 const WINDOW_BYTES: usize = 64 << 20;
-/// Postings and keys of the index that are looked at before others have their turn.
+/// Postings and keys of the index that are examined before the task yields.
 const STEP: usize = 512;
-/// Filters of a connection that an event meets and does not match before its own task has to go
-/// on, in a turn of its address.
+/// Filters of a connection that an event meets without a match, after which the connection's own
+/// task continues, in a turn of its address.
 const MISSES: usize = 32;
 
-/// Hears of commits for all connections.
+/// Receives commits for all connections.
 pub(super) struct Dispatcher {
     commits: Subscriber,
     registry: Arc<Registry>,
@@ -27,23 +28,23 @@ pub(super) struct Dispatcher {
     window: RecentCommits,
 }
 
-/// The last commits with live events, and who may not have sent all of them.
+/// The last commits with live events, and the connections that may not have sent all of them.
 #[derive(Default)]
 struct RecentCommits {
-    // Each commit's number and the bytes of its events.
+    // The number of each commit and the bytes of its events.
     commits: VecDeque<(u64, usize)>,
     bytes: usize,
     waiting: HashMap<usize, Weak<Subscriptions>>,
 }
 
-/// What an event has met of one connection.
+/// The result of an event for one connection so far.
 struct Met {
     connection: Arc<Subscriptions>,
     matching: Vec<Arc<Subscription>>,
     misses: usize,
 }
 
-/// The connections that an event has met, by where they are in memory.
+/// The connections that an event has met, by memory address.
 #[derive(Default)]
 struct Meetings(HashMap<usize, Met>);
 
@@ -86,7 +87,7 @@ impl Dispatcher {
         }
     }
 
-    /// Hands an event to the connections that have a subscription for it. Returns whether there is
+    /// Delivers an event to the connections with a matching subscription. Returns whether there is
     /// one.
     async fn deliver(&mut self, commit: u64, event: &Arc<Event>) -> bool {
         let mut lookup = self.registry.filters().lookup(event);
@@ -116,7 +117,7 @@ impl Dispatcher {
         is_live
     }
 
-    /// Every subscription has missed something: none may go on as if it had not.
+    /// Ends all subscriptions, because each has missed events.
     fn miss(&self) {
         let connections: HashMap<usize, Weak<Subscriptions>> = {
             let filters = self.registry.filters();
@@ -135,7 +136,7 @@ impl Meetings {
         let met = match self.0.entry(place) {
             Entry::Occupied(met) => met.into_mut(),
             Entry::Vacant(vacant) => {
-                // None while the connection is ending.
+                // `None` while the connection is ending.
                 let Some(connection) = subscription.connection.upgrade() else { return };
                 vacant.insert(Met { connection, matching: Vec::new(), misses: 0 })
             }
@@ -153,7 +154,7 @@ impl Meetings {
 }
 
 impl RecentCommits {
-    /// Adds a commit. Whoever has not sent one that falls out of the window is too slow.
+    /// Adds a commit. Connections that have not sent a commit that leaves the window are too slow.
     fn add(&mut self, commit: u64, bytes: usize) {
         self.commits.push_back((commit, bytes));
         self.bytes += bytes;
@@ -198,7 +199,7 @@ mod tests {
         (index, dispatcher, registry, metrics)
     }
 
-    /// One of few values, so that filters and events meet.
+    /// One of few values, so that filters and events match.
     fn bytes(rng: &mut StdRng) -> [u8; 32] {
         [rng.random_range(1..6); 32]
     }
@@ -211,7 +212,7 @@ mod tests {
                 [name, hex(bytes(rng))]
             })
             .collect();
-        // The first byte is one of few, the rest makes it unique.
+        // The first byte is one of few values, the rest makes the id unique.
         let mut id = bytes(rng);
         id[1..9].copy_from_slice(&(number as u64).to_be_bytes());
         let json = serde_json::json!({
@@ -250,7 +251,7 @@ mod tests {
         filter
     }
 
-    /// What a connection has got, as the texts of messages.
+    /// The messages that a connection got.
     fn received(connection: &Subscriptions) -> BTreeSet<String> {
         let mut texts = BTreeSet::new();
         loop {
@@ -266,8 +267,8 @@ mod tests {
     /// The filters of a connection's subscriptions, by their ids.
     type Known = HashMap<String, Vec<Filter>>;
 
-    /// Whatever subscriptions come and go, each event reaches those that it matches and no others,
-    /// and wakes their connections only.
+    /// While subscriptions come and go, each event reaches exactly those that it matches, and wakes
+    /// only their connections.
     #[tokio::test]
     async fn each_subscription_gets_what_its_filters_match() {
         for seed in 0..15 {
@@ -275,7 +276,7 @@ mod tests {
             let (_index, mut dispatcher, registry, metrics) = dispatcher(directory.path());
             let mut rng = StdRng::seed_from_u64(seed);
             let events: Vec<Arc<Event>> = (0..60).map(|n| event(&mut rng, n, 0)).collect();
-            // Some have more filters than others wait for.
+            // Some have more filters than other connections wait for.
             let most = [3, 3, 3, 150][rng.random_range(0..4)];
             let mut connections: Vec<(Arc<Subscriptions>, Known)> = Vec::new();
             for (commit, event) in events.iter().enumerate() {
@@ -330,7 +331,7 @@ mod tests {
         }
     }
 
-    /// An event of thousands of tags meets filters in steps, and each only once.
+    /// An event with thousands of tags meets filters in several steps, each filter once.
     #[test]
     fn a_lookup_in_steps_finds_what_one_does() {
         let mut rng = StdRng::seed_from_u64(1);
@@ -353,7 +354,8 @@ mod tests {
         assert_eq!(index.owners().count(), 0);
     }
 
-    /// Who falls behind the window has its events let go at once; who reads on gets all.
+    /// A connection that falls behind the window drops its events at once; one that keeps reading
+    /// gets all.
     #[tokio::test]
     async fn a_slow_connection_ends_with_the_window_and_holds_nothing_more() {
         for (commits, content_bytes) in [(WINDOW_COMMITS + 1, 0), (70, 1 << 20)] {

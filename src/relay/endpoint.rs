@@ -1,10 +1,10 @@
-//! The one path at which the relay is reached (NIP-01, Communication between clients and relays).
+//! The one path of the relay (NIP-01, Communication between clients and relays).
 
 use crate::relay_url::RelayUrl;
 
-/// The path of WebSocket, NIP-11 document and page: that of `auth.relay_url`, without it `/`.
+/// The path of WebSocket, NIP-11 document and page: that of `auth.relay_url`, or `/` without it.
 pub(super) struct Endpoint {
-    // Without a slash at the end.
+    // Without a trailing slash.
     path: String,
 }
 
@@ -15,12 +15,12 @@ impl Endpoint {
         Self { path }
     }
 
-    /// Whether the path of a request is this one, with or without a slash at its end.
+    /// Whether the path of a request is this one, with or without a trailing slash.
     pub(super) fn is(&self, path: &str) -> bool {
         path.strip_suffix('/').unwrap_or(path) == self.path
     }
 
-    /// Whether it is where the page asks for its updates.
+    /// Whether the path is that of the page's updates.
     pub(super) fn is_updates(&self, path: &str) -> bool {
         path.strip_prefix(self.path.as_str()) == Some("/events")
     }

@@ -1,5 +1,6 @@
-//! Which filters an event may match: an inverted index from ids, authors, tag keys and kinds to
-//! filters. A look-up costs what the event meets, however many other filters there are.
+//! Finds the filters that an event may match: an inverted index from ids, authors, tag keys and
+//! kinds to filters. The cost of a lookup depends on the filters that the event meets, not on the
+//! number of all filters.
 
 use crate::store::{Event, Filter, TagKey};
 use std::collections::BTreeSet;
@@ -8,12 +9,12 @@ use std::sync::Arc;
 
 /// Filters, each with its owner.
 ///
-/// A filter stands under each value of one of its lists, the one that is likely to select least.
-/// A value is kept as a keyed hash of 64 bits: two values that share one lead to a candidate that
-/// does not match, and the filter itself decides about every candidate.
+/// A filter is indexed under each value of one of its lists, the one that is probably the most
+/// selective. A value is stored as a keyed hash of 64 bits. Values with the same hash only produce
+/// a candidate that does not match: the filter itself decides about every candidate.
 pub(super) struct FilterIndex<T> {
     hasher: RandomState,
-    // (hash of a value, slot of a filter): 24 bytes a value, and removed without a search.
+    // (hash of a value, slot of a filter): 24 bytes a value; removed without a search.
     postings: BTreeSet<(u64, u32)>,
     slots: Vec<Option<FilterEntry<T>>>,
     free: Vec<u32>,
@@ -23,23 +24,23 @@ pub(super) struct FilterIndex<T> {
 struct FilterEntry<T> {
     filter: Arc<Filter>,
     owner: T,
-    // The last look-up that has met it: a filter is a candidate once.
+    // The last lookup that met it: a filter is a candidate only once.
     met_by: u64,
 }
 
-/// An event on its way through the index.
+/// The state of a lookup.
 pub(super) struct Lookup {
     number: u64,
     keys: Vec<u64>,
-    // The key to go on with, and the first of its slots.
+    // The next key, and the first of its remaining slots.
     key: usize,
     slot: u32,
 }
 
-/// What a filter can stand under.
+/// The values under which a filter can be indexed.
 #[derive(Hash)]
 enum FilterKey<'value> {
-    /// A filter without lists: every event meets it.
+    /// A filter without lists: a candidate for every event.
     Everything,
     Id([u8; 32]),
     Author(&'value [u8; 32]),
@@ -64,7 +65,7 @@ impl<T> FilterIndex<T> {
     pub(super) fn insert(&mut self, filter: Arc<Filter>, owner: T) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
-            // Each filter takes more than a hundred bytes: memory ends before the numbers do.
+            // Cannot overflow: each filter takes more than a hundred bytes of memory.
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
         for key in keys_of_filter(&filter) {
@@ -76,7 +77,7 @@ impl<T> FilterIndex<T> {
         slot
     }
 
-    /// Removes the filter of a slot.
+    /// Removes the filter in a slot.
     pub(super) fn remove(&mut self, slot: u32) {
         let Some(entry) = self.slots.get_mut(slot as usize).and_then(Option::take) else { return };
         for key in keys_of_filter(&entry.filter) {
@@ -91,15 +92,15 @@ impl<T> FilterIndex<T> {
         self.slots.iter().flatten().map(|entry| &entry.owner)
     }
 
-    /// Begins a look-up.
+    /// Begins a lookup.
     pub(super) fn lookup(&mut self, event: &Event) -> Lookup {
         self.lookups += 1;
         let keys = keys_of_event(event).map(|key| self.hasher.hash_one(key)).collect();
         Lookup { number: self.lookups, keys, key: 0, slot: 0 }
     }
 
-    /// Goes on with a look-up: visits candidates, each once, and looks at no more than `most`
-    /// postings and keys. Returns whether it is complete.
+    /// Continues a lookup: visits candidates, each once, and examines at most `most` postings and
+    /// keys. Returns whether it is complete.
     pub(super) fn visit(
         &mut self,
         lookup: &mut Lookup,
@@ -131,8 +132,8 @@ impl<T> FilterIndex<T> {
     }
 }
 
-/// The values of the list that is likely to select least: ids, else the shortest of authors and
-/// tags, else kinds.
+/// The values of the list that is probably the most selective: ids, else the shortest of authors
+/// and tags, else kinds.
 fn keys_of_filter(filter: &Filter) -> Vec<FilterKey<'_>> {
     if filter.is_void() {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! Whether the relay can do its work, for those who start it again when it cannot.
+//! The health of the relay, for supervisors.
 
 use super::RelayState;
 use crate::server::status;
@@ -6,13 +6,13 @@ use http_body_util::Full;
 use hyper::Response;
 use hyper::body::Bytes;
 
-/// A node that could not read for longer what others have committed answers no NEG-OPEN.
+/// Lag of the feed above which a node answers no NEG-OPEN, in seconds.
 const MOST_FEED_LAG_S: u64 = 10;
 
-/// 200 when the relay can do its work, 503 with the reasons when it cannot.
+/// 200 if the relay works, otherwise 503 with the reasons.
 pub(super) async fn respond(relay: &RelayState) -> Response<Full<Bytes>> {
     let mut reasons = relay.service.reasons();
-    // Looked at each time: a store that is gone does not come back.
+    // Checked each time: a lost store does not come back.
     if let Err(lost) = relay.index.store().check_in_place() {
         reasons.push(format!("the store cannot be written: {lost}"));
         return status::health(&reasons);

@@ -1,5 +1,4 @@
-//! Plain HTTP on the relay's port: the NIP-11 document, the page, how the relay does and what it
-//! measures.
+//! HTTP on the relay's port: the NIP-11 document, the page, health and metrics.
 
 use super::response::{Body, METHODS, answer, refuse};
 use super::{RelayState, health, page};
@@ -11,7 +10,7 @@ use serde_json::json;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Answers a request that does not ask for a WebSocket.
+/// Answers a request other than a WebSocket upgrade.
 pub(super) async fn respond(
     request: &Request<Incoming>,
     relay: &Arc<RelayState>,

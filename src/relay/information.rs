@@ -1,17 +1,17 @@
-//! What the relay says of itself (NIP-11).
+//! The relay's NIP-11 document.
 
 use crate::config::Config;
 use crate::moderation::{BanList, ListEntry};
 use crate::store::RetentionRule;
 use negsync_nostr::nip11::{RelayDocument, RelayLimitation, RetentionTerms};
 
-/// What the relay does, by NIP: only what is true.
+/// The supported NIPs.
 const SUPPORTED_NIPS: [u16; 11] = [1, 9, 11, 40, 42, 45, 59, 62, 67, 70, 77];
 
-/// NIP-86, where somebody may manage the relay.
+/// NIP-86; listed only if `moderation.operators` is set.
 const MANAGEMENT: u16 = 86;
 
-/// The NIP-11 document. What the ban list says of the relay stands in place of the configuration.
+/// The NIP-11 document. Values from the ban list replace those of the configuration.
 pub(super) fn document(config: &Config, bans: &BanList) -> RelayDocument {
     let mut document = configured(config);
     let last = |of: fn(&ListEntry) -> Option<&str>| bans.last(of).map(str::to_owned);

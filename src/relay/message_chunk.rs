@@ -1,36 +1,36 @@
-//! Messages that are sent together. They lie in one allocation: many small ones, made on one thread and
-//! freed on another, take longer than reading the events.
+//! Several messages in one allocation: many small ones, allocated on one thread and freed on
+//! another, would cost more time than reading the events.
 
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
-/// Texts, one behind the other.
+/// The concatenated texts.
 #[derive(Default)]
 pub(super) struct MessageChunk {
     text: String,
-    // Where each of them ends.
+    // The end of each of them.
     ends: Vec<usize>,
 }
 
 impl MessageChunk {
-    /// Has room for so many bytes.
+    /// An empty chunk with a capacity in bytes.
     pub(super) fn with_capacity(bytes: usize) -> Self {
         Self { text: String::with_capacity(bytes), ends: Vec::new() }
     }
 
-    /// Takes a message, which `write` appends.
+    /// Adds a message, which `write` appends.
     pub(super) fn add(&mut self, write: impl FnOnce(&mut String)) {
         write(&mut self.text);
         self.ends.push(self.text.len());
     }
 
-    /// How many messages there are.
+    /// The number of messages.
     pub(super) fn count(&self) -> usize {
         self.ends.len()
     }
 
-    /// How long they are together.
+    /// Their total length in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.text.len()
     }

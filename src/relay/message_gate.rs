@@ -1,6 +1,6 @@
-//! What a client sends, on its way to the WebSocket (RFC 6455): a long message is let in only when
-//! there is room for all of it, and each has to be complete in time. The WebSocket allocates a
-//! frame by its head, and knows no deadline.
+//! The gate between a client's stream and its WebSocket (RFC 6455): a long message passes only when
+//! there is room for all of it, and each message must be complete in time. The WebSocket itself
+//! allocates a frame by its head, and has no deadline.
 
 use super::websocket;
 use crate::config::Config;
@@ -19,13 +19,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
 
-/// What is read from the system at once.
+/// Maximum length of one read from the system.
 const READ_BYTES: usize = 16 << 10;
 
 /// The WebSocket of one client.
 pub(super) type Socket = WebSocketStream<MessageGate<TokioIo<Upgraded>>>;
 
-/// Why a client is not read on.
+/// Why a client is no longer read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum GateError {
     /// A message was not complete in time.
@@ -39,7 +39,7 @@ pub(super) enum GateError {
     NoRoom,
 }
 
-/// A client's stream, of which no more is read than there is room for.
+/// A client's stream that is read only as far as there is room.
 pub(super) struct MessageGate<S> {
     stream: S,
     place: Arc<Place>,
@@ -47,15 +47,16 @@ pub(super) struct MessageGate<S> {
     timeout: Duration,
     frames: Frames,
     size: MessageSize,
-    // For the message that comes, and until the next is asked for: it is in memory as long.
+    // For the current message, and until the next one is requested: the message is in memory until
+    // then.
     room: Option<Box<Reservation>>,
     wait: Option<Pin<Box<dyn Future<Output = Reservation> + Send>>>,
-    // Read, and not let in yet.
+    // Bytes that were read and have not passed the gate.
     held: Held,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-/// The WebSocket of a connection that has been upgraded.
+/// The WebSocket of an upgraded connection.
 pub(super) async fn socket(upgraded: Upgraded, place: &Arc<Place>, config: &Config) -> Socket {
     let longest =
         websocket::Longest { received: config.limits.message_bytes, sent: longest_sent(config) };
@@ -63,8 +64,8 @@ pub(super) async fn socket(upgraded: Upgraded, place: &Arc<Place>, config: &Conf
     websocket::socket(gate, longest).await
 }
 
-/// The longest message that is sent: a NEG-MSG in hex, or an event, whose JSON can take six times
-/// the bytes in which it came.
+/// Maximum length of a message that is sent: a NEG-MSG in hex, or an event, whose JSON may take six
+/// times its received bytes.
 fn longest_sent(config: &Config) -> usize {
     let neg_msg = match config.negentropy.frame_limit_bytes {
         0 => return usize::MAX,
@@ -89,18 +90,18 @@ impl<S> MessageGate<S> {
         }
     }
 
-    /// The stream itself, for what is not read as messages any more.
+    /// The underlying stream, for input that is no longer parsed as messages.
     pub(super) fn stream_mut(&mut self) -> &mut S {
         &mut self.stream
     }
 
-    /// Waits for room, where a message needs it, but not for ever.
+    /// Waits for room for a message, with a timeout.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(wait) = &mut self.wait
             && let Poll::Ready(room) = wait.as_mut().poll(context)
         {
             (self.room, self.wait) = (Some(Box::new(room)), None);
-            // Its own time begins here.
+            // The waiting has a timeout of its own.
             self.deadline = None;
             self.set_deadline();
         }
@@ -122,7 +123,7 @@ impl<S> MessageGate<S> {
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + timeout)));
     }
 
-    /// How many of the bytes, which come next, may be let in.
+    /// The number of the next bytes that may pass.
     fn let_in(&mut self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
         loop {
@@ -150,17 +151,17 @@ impl<S> MessageGate<S> {
     }
 }
 
-/// Bytes that were read from the system and are still to be passed on. It takes memory only while it
-/// has some: a connection that is idle needs no buffer.
+/// Bytes that were read and not passed on yet. It allocates only while it has bytes: an idle
+/// connection needs no buffer.
 #[derive(Default)]
 struct Held {
     bytes: Box<[u8]>,
-    // So many were passed on.
+    // The number of bytes passed on.
     passed: usize,
 }
 
 thread_local! {
-    // What is read goes by way of this; all connections of a thread share it.
+    // A read buffer that all connections of a thread share.
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
 
@@ -169,7 +170,7 @@ impl Held {
         self.passed == self.bytes.len()
     }
 
-    /// Reads what there is. Nothing is held at the end of the stream.
+    /// Reads available bytes. Holds nothing at the end of the stream.
     fn poll_fill<S: AsyncRead>(
         &mut self,
         stream: Pin<&mut S>,
@@ -183,7 +184,7 @@ impl Held {
         })
     }
 
-    /// Passes on as much as `buffer` takes.
+    /// Passes on as many bytes as `buffer` accepts.
     fn take(&mut self, buffer: &mut ReadBuf<'_>) {
         let rest = self.bytes.get(self.passed..).unwrap_or_default();
         let count = rest.len().min(buffer.remaining());
@@ -191,12 +192,12 @@ impl Held {
         self.passed += count;
     }
 
-    /// Takes back the last that were passed on.
+    /// Takes back the last `count` bytes passed on.
     fn give_back(&mut self, count: usize) {
         self.passed = self.passed.saturating_sub(count);
     }
 
-    /// Gives its memory back where it has nothing to pass on.
+    /// Frees its memory if it holds no bytes.
     fn tidy(&mut self) {
         if self.is_empty() {
             *self = Self::default();
@@ -211,8 +212,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for MessageGate<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let gate = self.get_mut();
-        // The last message has been dealt with, or its reader would not ask for more. Whoever waits
-        // keeps nothing: a message that has room never needs more.
+        // The last message was handled, since its reader asks for more. A connection that waits
+        // holds no room: a message with room never needs more.
         if gate.wait.is_some() || gate.frames.is_between_messages() {
             gate.room = None;
         }
@@ -266,7 +267,7 @@ mod tests {
     use rand::{RngExt, SeedableRng};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// Messages whole and in parts, with pings between, as a client sends them.
+    /// Complete and fragmented messages with pings in between, as a client sends them.
     fn stream(rng: &mut StdRng) -> Vec<u8> {
         let mut stream = Vec::new();
         let mut frame = |first: u8, length: usize| {
@@ -287,7 +288,8 @@ mod tests {
         stream
     }
 
-    /// However the stream is cut, what comes out is what went in, while many share a little room.
+    /// For any division of the stream, the output equals the input, while many connections share a
+    /// little room.
     #[tokio::test]
     async fn what_is_let_in_is_the_stream() {
         let mut config = Config::default();

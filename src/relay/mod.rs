@@ -1,4 +1,4 @@
-//! The relay: WebSocket and HTTP on one port, over an index. One file a verb or concern.
+//! The relay: WebSocket and HTTP on one port, over an index. One file for each verb or concern.
 
 mod auth;
 mod builder;
@@ -39,7 +39,7 @@ use crate::server::health::Health;
 use crate::server::listeners::Listeners;
 use crate::server::shutdown::{Stop, running};
 use crate::server::{Service, message, refusal_log};
-use crate::store::{Clock, PrivateKinds, StoreError, StoreOptions, Verifier};
+use crate::store::{Clock, PrivateKinds, StoreError, Verifier};
 use crate::sync::SyncError;
 use dispatcher::Dispatcher;
 use endpoint::Endpoint;
@@ -53,18 +53,18 @@ use subscriptions::Registry;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RelayError {
-    /// The configuration contradicts itself, or a number of it is out of bounds.
+    /// The configuration is inconsistent, or a value is out of bounds.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A key of the configuration would do nothing.
+    /// A key of the configuration would have no effect.
     #[error("the relay would ignore {key}. Hint: {hint}")]
     Ignored {
         /// The key, such as `log.level`.
         key: String,
-        /// What to do.
+        /// A hint.
         hint: &'static str,
     },
-    /// A peer cannot be asked as it is configured.
+    /// The configuration of a peer is invalid.
     #[error(transparent)]
     Peer(#[from] SyncError),
     /// The store could not be opened.
@@ -73,10 +73,10 @@ pub enum RelayError {
     /// The write policy or the ban list cannot be used.
     #[error(transparent)]
     Admission(#[from] AdmissionError),
-    /// The address could not be listened on.
+    /// Listening on the address failed.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// The address, as it is configured.
+        /// The configured address.
         address: ListenAddress,
         /// What the system says.
         source: std::io::Error,
@@ -90,7 +90,7 @@ pub struct Relay {
     admission: Admission,
     peers: Peers,
     stop: Stop,
-    // Listens for commands beside the store. None where the system gives no socket there.
+    // Receives commands beside the store; `None` if the system provides no socket there.
     control: Option<ControlServer>,
 }
 
@@ -100,38 +100,38 @@ impl std::fmt::Debug for Relay {
     }
 }
 
-/// What all connections share.
+/// State shared by all connections.
 struct RelayState {
     service: Arc<Service>,
     index: Index,
     verifier: Verifier,
-    // Of all connections.
+    // The subscriptions of all connections.
     subscriptions: Arc<Registry>,
     challenges: auth::Challenges,
-    // As the index was opened with.
+    // The kinds with which the index was opened.
     private_kinds: PrivateKinds,
     admission: Admission,
     health: Health,
     page: PageState,
     management: management::ManagementState,
-    // `auth.relay_url` is read once, at the start.
+    // From `auth.relay_url`, which is read only at the start.
     endpoint: Endpoint,
 }
 
 impl RelayState {
-    /// The configuration in force.
+    /// The current configuration.
     fn config(&self) -> Arc<Config> {
         self.service.config()
     }
 
-    /// What the relay says of itself (NIP-11).
+    /// The relay's NIP-11 document.
     fn document(&self) -> RelayDocument {
         information::document(&self.config(), &self.admission.moderation().current())
     }
 }
 
-/// Listens for commands beside the store's file. A database is open to them as well: they do without
-/// the relay.
+/// Listens for commands beside the store's file. Commands can open a database on a server
+/// themselves, without the relay.
 fn listen_for_commands(config: &Config, index: &Index) -> Option<ControlServer> {
     if !config.store.url.is_empty() {
         return None;
@@ -148,21 +148,21 @@ fn listen_for_commands(config: &Config, index: &Index) -> Option<ControlServer> 
 }
 
 impl Relay {
-    /// A relay inside another program, with sockets and decisions of its own.
+    /// A builder for a relay inside another program, with its own sockets and hooks.
     pub fn builder(config: Config) -> RelayBuilder {
         RelayBuilder::new(config)
     }
 
-    /// Opens the store, loads the index beside it, and serves at `relay.listen`.
+    /// Opens the store, loads the index, and serves at `relay.listen`.
     ///
     /// # Errors
-    /// When the store cannot be opened or the address is taken.
+    /// [`RelayError`] when the store cannot be opened or the address is in use.
     pub async fn start(config: Config) -> Result<Self, RelayError> {
         Self::start_on(config, Vec::new()).await
     }
 
-    /// As [`Relay::start`], on sockets that listen already, in place of `relay.listen`; on none it
-    /// listens at `relay.listen` itself.
+    /// Like [`Relay::start`], on sockets that are listening already, instead of `relay.listen`.
+    /// Without sockets it listens at `relay.listen` itself.
     ///
     /// # Errors
     /// When the store cannot be opened, or the sockets cannot be used.
@@ -179,11 +179,7 @@ impl Relay {
     ) -> Result<Self, RelayError> {
         config.check()?;
         let private_kinds = PrivateKinds::new(config.auth.private_kinds.iter().copied());
-        let options = StoreOptions {
-            retention: Some(config.retention.retention()),
-            clock,
-            ..config.store_options()
-        };
+        let options = config.store_options().retention(config.retention.retention()).clock(clock);
         let opened = {
             let config = config.clone();
             let open = move || open_index(&config, options, config.index.memory_mb << 20);
@@ -228,38 +224,38 @@ impl Relay {
         Ok(Self { addresses, index, admission, peers, stop, control })
     }
 
-    /// Where the relay listens; the port is the system's choice when the configuration names 0. Of
-    /// several addresses the first.
+    /// The address on which the relay listens; the system chooses the port if the configuration has
+    /// 0. The first one, if there are several.
     pub fn address(&self) -> SocketAddr {
         self.addresses[0]
     }
 
-    /// Every address on which the relay listens, at least one.
+    /// All addresses on which the relay listens, at least one.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// The index that the relay serves.
+    /// The index of the relay.
     pub fn index(&self) -> &Index {
         &self.index
     }
 
-    /// What decides about events, for whoever brings more of them: the syncs.
+    /// The admission of events, for further sources such as syncs.
     pub fn admission(&self) -> &Admission {
         &self.admission
     }
 
-    /// Puts a new configuration in force, as far as that takes no restart. The log and the schedule
-    /// of syncs are no part of the relay; whoever runs these looks at the keys that changed.
+    /// Applies a new configuration, except for keys that need a restart. The caller applies changed
+    /// keys of the log and of the schedule of syncs.
     ///
     /// # Errors
-    /// As [`Config::check`]; everything then stays as it was.
+    /// As [`Config::check`]; the configuration is then unchanged.
     pub fn reload(&self, config: Config) -> Result<Reloaded, ConfigError> {
         let reloaded = self.admission.reload(config)?;
         if reloaded.changed.iter().any(|key| key.starts_with("retention.")) {
             let rules = self.admission.config().retention.retention();
             let store = self.index.store();
-            // A store may wait for its server, which no thread of a runtime may do.
+            // A store may block on its server, which a thread of the runtime must not do.
             let retained = std::thread::scope(|scope| scope.spawn(|| store.retain(rules)).join());
             if let Err(error) = retained.unwrap_or(Err(StoreError::Closed)) {
                 tracing::error!(%error, "retention stays as it was");
@@ -268,13 +264,14 @@ impl Relay {
         Ok(reloaded)
     }
 
-    /// How the relay's peers stand: filled by [`Schedule::start`](crate::sync::Schedule::start).
+    /// The states of the relay's peers, updated by
+    /// [`Schedule::start`](crate::sync::Schedule::start).
     pub fn peers(&self) -> &Peers {
         &self.peers
     }
 
-    /// Stops accepting, stores what is under way, closes every socket with 1001, and returns when
-    /// all have ended or after 10 seconds.
+    /// Stops accepting, stores the events in flight, closes every socket with 1001, and returns
+    /// when all connections have ended or after 10 seconds.
     pub async fn stop(self) {
         drop(self.control);
         self.stop.stop().await;

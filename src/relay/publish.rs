@@ -12,34 +12,35 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use std::sync::Arc;
 
-/// What the events of a connection that are being verified or stored may cost; then it is not read on.
+/// Maximum cost of a connection's events that are being verified or stored; above it, the
+/// connection is not read.
 pub(super) const EVENTS_IN_FLIGHT: usize = 1_024;
 
-/// An event on its way; done when its answer waits to be sent.
+/// An event in progress; completes when its answer is queued.
 type InFlight = BoxFuture<'static, ()>;
 
-/// Where the events of a connection begin. Permits bound how many there are.
+/// The queue of a connection's events. Permits bound its length.
 pub(super) type Publishing = Entrance<InFlight>;
 
-/// The events of one connection that are on their way, for its task to go on with beside reading.
+/// A connection's events in progress; its task polls them while it reads.
 pub(super) struct EventsInFlight(Exit<InFlight>);
 
-/// None yet.
+/// An empty queue.
 pub(super) fn events_in_flight() -> (Publishing, EventsInFlight) {
     let (publishing, begun) = queue();
     (publishing, EventsInFlight(begun))
 }
 
 impl EventsInFlight {
-    /// Goes on with all of them, until none can begin any more and all are answered.
+    /// Processes all events, until no more can begin and all are answered.
     pub(super) async fn run(&mut self) {
         while let Some(event) = self.0.next().await {
-            // Boxed: an idle connection has no room for events.
+            // Boxed: an idle connection reserves no memory for events.
             Box::pin(self.go_on_with(event)).await;
         }
     }
 
-    /// Goes on with an event, and with those that begin meanwhile, until there is none.
+    /// Processes an event, and those that arrive meanwhile, until none is left.
     async fn go_on_with(&mut self, event: InFlight) {
         let mut events = FuturesUnordered::new();
         events.push(event);
@@ -52,12 +53,12 @@ impl EventsInFlight {
     }
 }
 
-/// EVENT. Returns as soon as the event is on its way; the answer comes when it is stored.
+/// EVENT. Returns as soon as the event is queued; the answer follows when it is stored.
 pub(super) async fn publish(client: &Client, json: Box<str>) {
     let (in_flight, cost) = (Arc::clone(&client.events_in_flight), event_cost(&json));
     let permits = cost.min(EVENTS_IN_FLIGHT as u32);
     let Ok(permit) = in_flight.acquire_many_owned(permits).await else { return };
-    // Given back when the outcome is known: a client that does not read must not keep others waiting.
+    // Returned when the outcome is known: a client that does not read must not delay others.
     let share = client.place.event_share(cost).await;
     let (relay, outbox, origin) =
         (Arc::clone(&client.relay), client.outbox.clone(), client.origin());
@@ -72,11 +73,11 @@ pub(super) async fn publish(client: &Client, json: Box<str>) {
         relay.service.metrics.events.count(answer.counted);
         outbox.outcome(answer.text(), permit);
     };
-    // Fails only when the connection has ended.
+    // Fails only if the connection has ended.
     let _ = client.publishing.put(Box::pin(event));
 }
 
-/// Takes an event through the relay; returns what its sender is told.
+/// Processes an event, and returns the answer to its sender.
 async fn accept(
     relay: &Arc<RelayState>,
     origin: &Origin,
@@ -85,20 +86,20 @@ async fn accept(
 ) -> Result<EventAnswer, EventAnswer> {
     let CheckedEvent { event, is_known } = verify(relay, origin, &source, json).await?;
     let id = event.id_hex();
-    // What is stored has been judged.
+    // A stored event was judged before.
     let event = if is_known { event } else { judge(relay, event, &source).await? };
     let outcome = relay.index.store().put(origin, vec![event]).await.pop();
     Ok(EventAnswer::stored(id, outcome))
 }
 
-/// An event whose signature is right.
+/// An event with a valid signature.
 struct CheckedEvent {
     event: VerifiedEvent,
     // Whether the index has it.
     is_known: bool,
 }
 
-/// Reads the event and checks its signature, on the pool.
+/// Parses the event and verifies its signature, on the pool.
 async fn verify(
     relay: &Arc<RelayState>,
     origin: &Origin,
@@ -115,8 +116,9 @@ async fn verify(
 fn read(relay: &RelayState, source: &Source, json: &str) -> Result<CheckedEvent, EventAnswer> {
     let event = relay.admission.read(json, source)?;
     let is_known = is_known(relay, &event);
-    // On a server others may have removed it: the writer looks, where no thread of the verifier waits for
-    // that, and keeps what it acknowledges, to send it again after a fail-over.
+    // On a server, other nodes may have removed the event. The writer checks that, without blocking
+    // a thread of the verifier, and keeps what it acknowledges, to write it again after a
+    // fail-over.
     if is_known && !relay.index.store().waits_for_server() {
         return Err(EventAnswer::stored(event.id_hex(), Some(Outcome::Duplicate)));
     }
@@ -126,12 +128,12 @@ fn read(relay: &RelayState, source: &Source, json: &str) -> Result<CheckedEvent,
     Ok(CheckedEvent { event, is_known })
 }
 
-/// Known ids are the common case in sync, and a look is far cheaper than a signature. That a private
-/// one is known is told to nobody who cannot sign it. After a flush that failed what is known may not
-/// be on the disk, and the writer answers.
+/// A sync often sends known events, and a lookup is far cheaper than a signature check. For private
+/// events the signature is checked first, so that only their author learns that they are stored.
+/// After a failed flush a known event may not be durable, so the writer answers.
 fn is_known(relay: &RelayState, event: &Event) -> bool {
-    // A request to vanish that is known is answered when all is gone, and what has expired is known
-    // for a moment longer.
+    // A known request to vanish is answered when all its targets are gone. Expired events stay
+    // known for a moment.
     let vanishes = event.kind() == VANISH;
     let has_expired = event.expires_at().is_some_and(|second| second <= relay.service.now());
     !vanishes
@@ -140,7 +142,7 @@ fn is_known(relay: &RelayState, event: &Event) -> bool {
         && relay.index.store().is_durable()
 }
 
-/// Puts the event to the write policy.
+/// Passes the event to the write policy.
 async fn judge(
     relay: &RelayState,
     event: VerifiedEvent,
@@ -158,9 +160,9 @@ async fn judge(
     }
 }
 
-/// What the sender of an event is told, and how it is counted.
+/// The answer to the sender of an event, and its label among the metrics.
 struct EventAnswer {
-    // Unknown of what is no event.
+    // `None` if the event was malformed.
     id: Option<String>,
     accepted: bool,
     reason: String,
@@ -173,13 +175,13 @@ impl EventAnswer {
         Self { id, accepted: false, reason, counted }
     }
 
-    /// An event that its sender is to believe stored.
+    /// The answer that pretends that the event is stored.
     fn shadow(id: String) -> Self {
         let counted = Prefix::Blocked.as_str();
         Self { id: Some(id), accepted: true, reason: String::new(), counted }
     }
 
-    /// What the store has done; nothing when it gave no answer.
+    /// The answer for the store's outcome; `None` if there was no outcome.
     fn stored(id: String, outcome: Option<Outcome>) -> Self {
         let refused =
             |counted, prefix: Prefix, reason: &str| (counted, false, prefix.before(reason));
@@ -189,7 +191,7 @@ impl EventAnswer {
             Some(Outcome::Duplicate) => {
                 ("duplicate", true, Prefix::Duplicate.before("already have this event"))
             }
-            // Clients know strfry's words; NIP-01 has no prefix for it.
+            // Clients know strfry's wording; NIP-01 has no prefix for it.
             Some(Outcome::Superseded) => {
                 refused("superseded", Prefix::Replaced, "have newer event")
             }

@@ -1,5 +1,5 @@
-//! A queue between the parts of one connection. It takes memory only while something waits in it: a
-//! channel of tokio has a kilobyte from its beginning. Whoever puts something in bounds how much.
+//! A queue between the parts of one connection. It allocates only while it has items, whereas a
+//! tokio channel takes a kilobyte from the start. The sender must bound the number of items.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 struct Queue<T> {
     state: Mutex<QueueState<T>>,
-    // Signalled when something has come or nothing can come any more.
+    // Signalled when an item arrives or no more can arrive.
     changed: Notify,
 }
 
@@ -17,10 +17,10 @@ struct QueueState<T> {
     has_exit: bool,
 }
 
-/// Where things are put in. The queue ends with the last clone of this.
+/// The sending half. The queue ends with its last clone.
 pub(super) struct Entrance<T>(Arc<Queue<T>>);
 
-/// Where they are taken out, in order. What waits is dropped with it.
+/// The receiving half; items are in order. Dropping it drops the queued items.
 pub(super) struct Exit<T>(Arc<Queue<T>>);
 
 /// An empty queue.
@@ -37,7 +37,7 @@ impl<T> Queue<T> {
 }
 
 impl<T> Entrance<T> {
-    /// Puts something in; gives it back where nobody will take it out.
+    /// Queues an item; returns it if the receiver is gone.
     pub(super) fn put(&self, item: T) -> Result<(), T> {
         let mut state = self.0.lock();
         if !state.has_exit {
@@ -65,8 +65,7 @@ impl<T> Drop for Entrance<T> {
 }
 
 impl<T> Exit<T> {
-    /// What has waited longest; `None` once nothing waits and nothing can come any more. Nothing is
-    /// lost when this is dropped before it is done.
+    /// The next item; `None` when the queue is empty and has ended. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<T> {
         loop {
             {
@@ -85,7 +84,7 @@ impl<T> Exit<T> {
         }
     }
 
-    /// Whether nothing waits.
+    /// Whether the queue is empty.
     pub(super) fn is_empty(&self) -> bool {
         self.0.lock().waiting.is_empty()
     }
@@ -98,7 +97,7 @@ impl<T> Drop for Exit<T> {
             state.has_exit = false;
             std::mem::take(&mut state.waiting)
         };
-        // Outside of the lock: what is dropped may hold an entrance.
+        // Outside the lock: dropped items may hold a sending half.
         drop(left);
     }
 }
@@ -107,7 +106,8 @@ impl<T> Drop for Exit<T> {
 mod tests {
     use super::*;
 
-    /// Threads put things in; each thing comes out once, those of a thread in order, and then it ends.
+    /// Each item of several threads is received once, those of one thread in order, and then the
+    /// queue ends.
     #[tokio::test]
     async fn everything_comes_out_once_and_in_order() {
         const THREADS: usize = 4;

@@ -1,4 +1,5 @@
-//! Reads on while a client's message is worked on, so that it shows when the client has gone.
+//! Reads ahead while a client's message is being handled, to detect that the client has
+//! disconnected.
 
 use super::message_gate::Socket;
 use crate::server::departure::Attending;
@@ -7,9 +8,9 @@ use futures_util::stream::SplitStream;
 use std::collections::VecDeque;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// So many messages are read ahead.
+/// Maximum number of messages read ahead.
 const AHEAD_MESSAGES: usize = 32;
-/// With so many bytes read ahead, or a single message, no more are.
+/// Maximum bytes read ahead; a single message may exceed it.
 const AHEAD_BYTES: usize = 64 << 10;
 
 /// The messages of a client, in order.
@@ -25,7 +26,7 @@ impl<'stream> ReadAhead<'stream> {
         Self { stream, ahead: VecDeque::new(), ahead_bytes: 0, has_ended: false }
     }
 
-    /// The next message, `None` after the last.
+    /// The next message; `None` at the end of the stream.
     pub(super) async fn next(&mut self) -> Option<Result<Message, Error>> {
         if let Some(next) = self.ahead.pop_front() {
             self.ahead_bytes = self.ahead_bytes.saturating_sub(bytes(&next));
@@ -34,8 +35,8 @@ impl<'stream> ReadAhead<'stream> {
         if self.has_ended { None } else { self.stream.next().await }
     }
 
-    /// Waits for `work`; ends the client's departure when its messages end meanwhile. `see` is shown what is read
-    /// ahead.
+    /// Waits for `work`, and marks the client as gone if its stream ends meanwhile. `see` is called
+    /// with each message read ahead.
     pub(super) async fn during(
         &mut self,
         attending: &Attending,

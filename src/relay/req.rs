@@ -1,4 +1,4 @@
-//! REQ and CLOSE (NIP-01): stored events, EOSE, and then what comes in.
+//! REQ and CLOSE (NIP-01): stored events, EOSE, then live events.
 
 use super::client::Client;
 use super::message;
@@ -13,9 +13,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use tokio::task::JoinError;
 
-/// How many stored events are read at most in one turn; no read of the database waits for a client.
+/// Maximum number of stored events read in one turn; no read of the database waits for a client.
 const TURN_EVENTS: usize = 1_024;
-/// A chunk of stored events is handed on at this size.
+/// Size at which a chunk of stored events is queued.
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// REQ
@@ -23,7 +23,7 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
     let config = client.relay.config();
     let viewer = client.auth.viewer();
     if let Err(reason) = client.relay.admission.may_read(&viewer, &filters) {
-        // A REQ replaces the one before it, refused or not.
+        // A REQ replaces an earlier one with the same id, even if it is refused.
         close(client, &id);
         return client.closed(&id, &reason).await;
     }
@@ -61,9 +61,9 @@ pub(super) fn close(client: &Client, id: &str) {
     client.subscriptions.end(id);
 }
 
-/// Sends the stored events that match; returns their ids, and whether a limit left some out, or nothing
-/// where the client has closed the subscription before all were sent. No thread waits for the client: the
-/// events are read on one, and what there is no room for is sent without.
+/// Sends the matching stored events. Returns their ids and whether a limit left events out, or
+/// `None` if the client closed the subscription before all were sent. No thread waits for the
+/// client: events are read on a thread, and those without room are sent without one.
 async fn send_stored(
     client: &Client,
     id: &str,
@@ -80,7 +80,7 @@ async fn send_stored(
             let mut add = |item: &Item, json: &str| batch.add(item, json);
             store.newest_and_first(&views, most, now, &mut add)
         })?;
-        // Before EOSE: what was read here is not sent once more as it is heard of.
+        // Before EOSE, so that events read here are not sent again as live ones.
         store.follow_others()?;
         Ok((page, batch))
     })
@@ -104,7 +104,7 @@ async fn send_stored(
     Ok(Some((batch.sent, left_out)))
 }
 
-/// Why stored events could not be sent.
+/// Why the stored events could not be sent.
 #[derive(Debug, thiserror::Error)]
 enum ReqError {
     #[error("query timeout")]
@@ -133,8 +133,8 @@ async fn on_a_thread<T: Send + 'static>(
     Ok(read.map_err(ReqError::Failed)??)
 }
 
-/// Reads into the batch, again where the read broke off so that the write-ahead log could be begun
-/// anew.
+/// Reads into the batch, and retries if the read broke off so that the write-ahead log could be
+/// restarted.
 fn retry<T>(
     store: &dyn EventStore,
     batch: &mut StoredBatch,
@@ -158,15 +158,15 @@ struct StoredBatch {
     generation: u64,
     id_json: String,
     outbox: Outbox,
-    // What is not yet enough to be handed on.
+    // The chunk being filled.
     chunk: MessageChunk,
-    // What the outbox had no room for: a chunk at the most, and what follows it in a turn.
+    // Chunks for which the outbox had no room: at most one, and those that followed it in the turn.
     waiting: Vec<MessageChunk>,
-    // What comes again because a read was begun anew.
+    // Events that come again because a read was repeated.
     skipped: HashSet<[u8; 32]>,
-    // How many events came in this turn.
+    // The number of events in this turn.
     turn: usize,
-    // The ids of all, those handed on included.
+    // The ids of all events, including those queued.
     sent: Vec<[u8; 32]>,
 }
 
@@ -186,8 +186,8 @@ impl StoredBatch {
         }
     }
 
-    /// Takes an event. Breaks off once the outbox has no room, the turn is over, or the client has closed the
-    /// subscription.
+    /// Adds an event. Breaks off when the outbox has no room, the turn is over, or the client has
+    /// closed the subscription.
     fn add(&mut self, item: &Item, json: &str) -> ControlFlow<()> {
         if self.skipped.contains(&item.id) {
             return ControlFlow::Continue(());
@@ -196,7 +196,7 @@ impl StoredBatch {
         self.sent.push(item.id);
         self.turn += 1;
         if self.chunk.bytes() >= CHUNK_BYTES {
-            // Likely not the last.
+            // Probably not the last.
             self.end_chunk(MessageChunk::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8));
             if !self.is_wanted() {
                 return ControlFlow::Break(());
@@ -209,17 +209,17 @@ impl StoredBatch {
         }
     }
 
-    /// Whether the client has not closed the subscription.
+    /// Whether the subscription is still open.
     fn is_wanted(&self) -> bool {
         self.subscriptions.is_open(&self.id, self.generation)
     }
 
-    /// All that has come so far is passed over when it comes again.
+    /// Skips the events so far when they come again.
     fn skip_sent(&mut self) {
         self.skipped = self.sent.iter().copied().collect();
     }
 
-    /// Hands the chunk on where that takes no waiting, and begins the next.
+    /// Queues the chunk if that needs no waiting, and begins the next.
     fn end_chunk(&mut self, next: MessageChunk) {
         let chunk = Outgoing::Events(std::mem::replace(&mut self.chunk, next));
         let refused =
@@ -229,7 +229,7 @@ impl StoredBatch {
         }
     }
 
-    /// Hands everything on. Returns whether the socket is still there.
+    /// Queues all chunks. Returns whether the socket is still there.
     async fn send(&mut self) -> bool {
         if self.chunk.count() > 0 {
             self.end_chunk(MessageChunk::default());

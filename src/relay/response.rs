@@ -1,4 +1,4 @@
-//! What HTTP requests are answered with.
+//! HTTP responses.
 
 use crate::server::status;
 use http_body_util::Full;
@@ -13,14 +13,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
-/// The methods that the relay's own path takes.
+/// The methods of the relay's own path.
 pub(super) const METHODS: &str = "GET, HEAD, OPTIONS, POST";
 
-/// The body of every response.
+/// The body of a response.
 pub(super) enum Body {
-    /// All of it is there.
+    /// A complete body.
     Whole(Full<Bytes>),
-    /// It goes on for as long as someone listens.
+    /// A body that continues as long as the client listens.
     Updates(mpsc::Receiver<Bytes>),
 }
 
@@ -67,12 +67,12 @@ impl hyper::body::Body for Body {
     }
 }
 
-/// An answer that says why there is nothing else.
+/// A response that contains only a reason.
 pub(super) fn refuse(status: StatusCode, text: &str) -> Response<Body> {
     answer(status, "text/plain", text.to_owned())
 }
 
-/// An answer that pages of any origin may read.
+/// A response that pages of any origin may read.
 pub(super) fn answer(
     status: StatusCode,
     content_type: &'static str,
@@ -82,14 +82,14 @@ pub(super) fn answer(
     let headers = response.headers_mut();
     // NIP-11: browsers of any origin may read the document.
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    // The star does not stand for Authorization, with which management (NIP-86) begins.
+    // The star does not include Authorization, which management (NIP-86) needs.
     let names = HeaderValue::from_static("*, authorization");
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
     response
 }
 
-/// An answer that pages of other origins may not read.
+/// A response that pages of other origins cannot read.
 pub(super) fn answer_own(
     status_code: StatusCode,
     content_type: &'static str,

@@ -1,4 +1,4 @@
-//! What empties a connection's outbox into its socket, together with what is live.
+//! Sends a connection's queued answers and its live events to the socket.
 
 use super::message_chunk::MessageChunk;
 use super::message_gate::Socket;
@@ -20,35 +20,35 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
-/// So rarely is a client asked whether it is there where that is not wanted.
+/// Ping interval used when pings are disabled.
 pub(super) const NEVER: Duration = seconds(NEVER_S);
 const NEVER_S: u32 = u32::MAX;
-/// How long a client may take nothing once the relay stops.
+/// Timeout for sending once the relay stops.
 const STOP_SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What sending needs.
+/// The sending task of a connection.
 pub(super) struct Sending {
     waiting: Exit<Waiting>,
     subscriptions: Arc<Subscriptions>,
     relay: Arc<RelayState>,
-    // Whose turns the connection's own matching takes.
+    // The connection's slot, for matching in turns of its address.
     place: Arc<Place>,
     send_timeout_s: u32,
     ping_interval_s: u32,
 }
 
-/// What comes next to a connection's socket.
+/// The next item for a connection's socket.
 enum NextToSend {
-    /// From the outbox; `None` once nothing can come of it any more.
+    /// From the outbox; `None` once it has ended.
     Waiting(Option<Waiting>),
     /// A live event.
     Live(Result<LiveEvent, TooSlow>),
-    /// It is time for a ping.
+    /// A ping is due.
     Ping,
 }
 
 impl Sending {
-    /// Sends what is waiting, and live events, to the client that has the place.
+    /// Sends queued items and live events to the client in the slot.
     pub(super) fn new(
         waiting: Exit<Waiting>,
         subscriptions: Arc<Subscriptions>,
@@ -65,7 +65,7 @@ impl Sending {
         Self { waiting, subscriptions, relay, place, send_timeout_s, ping_interval_s }
     }
 
-    /// Sends until a close frame is sent, the connection's verbs are done or the socket fails.
+    /// Sends until a close frame is sent, the connection's verbs have ended, or the socket fails.
     pub(super) async fn run(&mut self, sink: &mut SplitSink<Socket, Message>) {
         let mut ping = pin!(tokio::time::sleep(self.ping_interval()));
         loop {
@@ -77,7 +77,7 @@ impl Sending {
                     NextToSend::Ping
                 }
             };
-            // Boxed: an idle connection has no room for what it is sent.
+            // Boxed: an idle connection reserves no memory for sending.
             match Box::pin(self.send(sink, next)).await {
                 Ok(ControlFlow::Continue(())) => {}
                 Ok(ControlFlow::Break(())) => return,
@@ -93,7 +93,7 @@ impl Sending {
         seconds(self.ping_interval_s)
     }
 
-    /// Sends the next, and breaks off after the last.
+    /// Sends the next item, and breaks off after the last one.
     async fn send<S: Sink<Message, Error = Error> + Unpin>(
         &self,
         sink: &mut S,
@@ -108,7 +108,7 @@ impl Sending {
                     wire.close(code, reason).await?;
                     return Ok(ControlFlow::Break(()));
                 }
-                // What it keeps is given back when it is sent.
+                // Its permits are returned after it is sent.
                 let Waiting { outgoing, .. } = waiting;
                 self.answer(wire, outgoing).await?;
             }
@@ -178,7 +178,7 @@ impl Sending {
     }
 }
 
-/// The socket's sending half, with how long a client may take nothing.
+/// The socket's sending half, with the timeout of a send.
 struct SendingHalf<'sending, S> {
     sink: &'sending mut S,
     patience: Patience<'sending>,
@@ -196,7 +196,7 @@ impl<S: Sink<Message, Error = Error> + Unpin> SendingHalf<'_, S> {
         within(self.patience, self.sink.feed(message)).await
     }
 
-    /// A chunk of messages, for which the client is waited for as for one.
+    /// Sends a chunk of messages with one timeout.
     async fn chunk(&mut self, messages: MessageChunk) -> Result<(), Error> {
         let sink = &mut self.sink;
         let feeding = async {
@@ -212,7 +212,7 @@ impl<S: Sink<Message, Error = Error> + Unpin> SendingHalf<'_, S> {
         within(self.patience, self.sink.flush()).await
     }
 
-    /// Asks whether the client is still there. RFC 6455, section 5.5.2.
+    /// Sends a ping. RFC 6455, section 5.5.2.
     async fn ping(&mut self) -> Result<(), Error> {
         within(self.patience, self.sink.send(Message::Ping(Bytes::new()))).await
     }

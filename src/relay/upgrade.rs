@@ -1,4 +1,4 @@
-//! From a request to HTTP's answer or to a WebSocket.
+//! Answers a request with HTTP or with a WebSocket upgrade.
 
 use super::response::{Body, refuse};
 use super::websocket::{self, UpgradeRefusal};
@@ -10,7 +10,7 @@ use hyper::{Request, Response, StatusCode};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Answers a request; a WebSocket that comes of it is served from then on.
+/// Answers a request; after an upgrade, serves the WebSocket.
 pub(super) async fn respond(
     mut request: Request<Incoming>,
     peer: IpAddr,
@@ -60,7 +60,7 @@ pub(super) async fn respond(
             Ok(upgraded) => {
                 let place = Arc::new(place);
                 let socket = message_gate::socket(upgraded, &place, &relay.config()).await;
-                // A task of its own: what led to it takes no memory while it lasts.
+                // A new task, so that the memory of this one is freed during the connection.
                 tokio::spawn(connection::serve(relay, socket, place, host.as_deref()));
             }
             Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),

@@ -1,5 +1,5 @@
-//! The way from an HTTP request to a WebSocket (RFC 6455, section 4.2), and how sockets are set.
-//! It knows nothing of Nostr: `examples/echo.rs` puts the Autobahn cases to it.
+//! The upgrade from HTTP to WebSocket (RFC 6455, section 4.2), and the settings of sockets.
+//! Independent of Nostr: `examples/echo.rs` runs the Autobahn cases against it.
 
 use hyper::header::{
     CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
@@ -13,30 +13,31 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-/// A connection's buffer for reading, and what is read into it at once. It is allocated from the
-/// beginning, so that it counts ten-thousandfold. The system is asked for more (`message_gate`).
+/// A connection's read buffer and the length of one read. It is allocated from the start, so its
+/// size counts for ten thousand connections. Larger reads from the system are made by
+/// `message_gate`.
 const READ_BUFFER_BYTES: usize = 128;
-/// What is gathered for one write to the socket.
+/// Bytes that are collected for one write to the socket.
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
-/// The least that a socket's write buffer may hold: more than any stored event, in any form.
+/// Minimum size of a socket's write buffer: more than any stored event in any form.
 const LEAST_WRITE_BUFFER_BYTES: usize = 16 << 20;
 /// The version of the WebSocket protocol.
 const VERSION: &str = "13";
 
-/// Why a request does not become a WebSocket.
+/// Why a request is not upgraded.
 pub(super) enum UpgradeRefusal {
-    /// It is no handshake.
+    /// It is not a valid handshake.
     NoHandshake,
-    /// It is one of another version than 13.
+    /// It has a version other than 13.
     Version,
 }
 
-/// Whether the request is for a WebSocket at all.
+/// Whether the request asks for a WebSocket.
 pub(super) fn is_asked_for<B>(request: &Request<B>) -> bool {
     has_token(request, UPGRADE, "websocket")
 }
 
-/// The `Sec-WebSocket-Accept` that answers the request.
+/// The `Sec-WebSocket-Accept` header for the response.
 pub(super) fn accept<B>(request: &Request<B>) -> Result<HeaderValue, UpgradeRefusal> {
     let is_handshake = request.method() == Method::GET
         && request.version() == Version::HTTP_11
@@ -50,7 +51,7 @@ pub(super) fn accept<B>(request: &Request<B>) -> Result<HeaderValue, UpgradeRefu
         .map_err(|_| UpgradeRefusal::NoHandshake)
 }
 
-/// The answer that ends HTTP on the connection.
+/// The response that ends HTTP on the connection.
 pub(super) fn switch<B: Default>(accept: HeaderValue) -> Response<B> {
     let mut response = Response::new(B::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -61,27 +62,27 @@ pub(super) fn switch<B: Default>(accept: HeaderValue) -> Response<B> {
     response
 }
 
-/// Says in a refusal which version would do.
+/// Adds the supported version to a refusal.
 pub(super) fn with_version<B>(mut response: Response<B>) -> Response<B> {
     response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
     response
 }
 
-/// The longest messages of a connection, in bytes.
+/// Maximum lengths of messages of a connection, in bytes.
 pub(super) struct Longest {
-    /// That may come.
+    /// Of a received message.
     pub(super) received: usize,
-    /// That may be sent.
+    /// Of a sent message.
     pub(super) sent: usize,
 }
 
-/// The socket of a connection that has been upgraded.
+/// The socket of an upgraded connection.
 pub(super) async fn socket<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     longest: Longest,
 ) -> WebSocketStream<S> {
-    // A bound for pongs that are not taken. What is sent waits until the buffer is written out,
-    // so that it has to hold the longest message beside what is gathered for a write.
+    // A bound for pongs that the client does not read. Sent data waits until the buffer is flushed,
+    // so the buffer must hold the longest message and the bytes collected for a write.
     let most = longest.sent.max(LEAST_WRITE_BUFFER_BYTES).saturating_add(2 * WRITE_BUFFER_BYTES);
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
@@ -92,7 +93,7 @@ pub(super) async fn socket<S: AsyncRead + AsyncWrite + Unpin>(
     WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
 }
 
-/// The code to close with after such an error; none where nothing can be sent any more.
+/// The close code for an error; `None` if nothing can be sent any more.
 pub(super) fn close_code(error: &Error) -> Option<CloseCode> {
     match error {
         Error::Capacity(_) => Some(CloseCode::Size),
@@ -102,7 +103,7 @@ pub(super) fn close_code(error: &Error) -> Option<CloseCode> {
     }
 }
 
-/// Whether one of a header's values, separated by commas, is `token`, in either case.
+/// Whether one of a header's comma-separated values is `token`, ignoring case.
 fn has_token<B>(request: &Request<B>, header: HeaderName, token: &str) -> bool {
     let values = request.headers().get_all(header);
     let mut tokens =

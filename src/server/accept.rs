@@ -1,5 +1,5 @@
-//! Accepts connections and has their requests answered, until a WebSocket has come of each or its
-//! time is up.
+//! Accepts connections and serves their HTTP requests, until each becomes a WebSocket or its time
+//! is up.
 
 use super::Service;
 use super::limits::{HalfOpen, Handshake};
@@ -19,20 +19,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How long an answer has to be taken when serving stops or the connection's time is up.
+/// Time for sending a response when serving stops or the connection's time is up.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long after it was accepted a connection is waited for whose request has not come when serving
-/// stops: a restart answers whoever has just connected.
+/// When serving stops: time since its acceptance for a connection to send its request. A restart
+/// still answers clients that have just connected.
 const NEWCOMER_TIMEOUT: Duration = Duration::from_secs(5);
-/// What the system may hold of a connection that could not be sent yet. What waits beyond that waits
-/// here, where it is counted, and nothing is read from the store for it.
+/// Maximum number of unsent bytes in the system's buffer of a connection. Further bytes wait in
+/// this process, where they are counted, and nothing is read from the store for them.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES: u32 = 128 << 10;
-/// How long to wait when the system has no connection to give (out of descriptors, say).
+/// Pause when the system cannot accept connections (for example out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// An extension of a response whose body goes on for as long as someone listens: the time that a
-/// handshake may take does not end it.
+/// Marks a response whose body continues as long as the client listens: the handshake timeout does
+/// not apply to it.
 #[derive(Clone, Copy)]
 pub(crate) struct Streaming;
 
@@ -47,7 +47,7 @@ pub(crate) fn accept<R, F, B>(
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    // Those of all sockets share the permits.
+    // The connections of all sockets share the permits.
     let half_open = Arc::new(HalfOpen::default());
     for listener in sockets {
         let (half_open, service) = (Arc::clone(&half_open), Arc::clone(service));
@@ -81,7 +81,7 @@ async fn accept_on<R, F, B>(
                 tokio::spawn(serve(stream, peer.ip(), handshake, Arc::clone(&service), respond));
             }
             Err(error) => {
-                // Said once: it is tried again and again until there is one to be had.
+                // Logged once; retried until it succeeds.
                 if !std::mem::replace(&mut is_refused, true) {
                     tracing::warn!(%error, "no connection can be accepted");
                 }
@@ -91,7 +91,7 @@ async fn accept_on<R, F, B>(
     }
 }
 
-/// Serves HTTP until a WebSocket has come of it, or for as long as a handshake may take.
+/// Serves HTTP until the connection becomes a WebSocket, or until the handshake timeout.
 async fn serve<R, F, B>(
     stream: TcpStream,
     peer: IpAddr,
@@ -131,7 +131,7 @@ async fn serve<R, F, B>(
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
         () = begun.notified() => {
-            // No longer half open. Whoever sends the body ends it when serving stops.
+            // No longer half-open. The sender of the body ends it when serving stops.
             drop(handshake);
             served.await
         }
@@ -151,13 +151,13 @@ async fn serve<R, F, B>(
     }
 }
 
-/// Waits for `event`, until `deadline` at the latest.
+/// Waits for `event`, but not longer than `deadline`.
 async fn before(deadline: Instant, event: impl Future<Output = ()>) {
     let _ = tokio::time::timeout_at(deadline, event).await;
 }
 
 fn set_up(stream: &TcpStream) -> io::Result<()> {
-    // Answers are small and awaited: never hold them back to fill a packet.
+    // Answers are small and the client waits for them: never delay them to fill a packet.
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES)?;

@@ -1,33 +1,33 @@
-//! WebSocket frames (RFC 6455, section 5.2) in a stream of bytes, told apart without being taken
-//! apart: what passes keeps every byte.
+//! WebSocket frames (RFC 6455, section 5.2) in a stream of bytes. The stream is divided without
+//! being decoded: every byte is passed on unchanged.
 
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 
-/// The longest head of a frame.
+/// Maximum length of a frame's head.
 const HEAD_BYTES: usize = 14;
 
 /// A part of the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece<'stream> {
-    /// A frame begins; these are the bytes of its head.
+    /// The head of a frame, with its bytes.
     Head { frame: FrameHead, bytes: Vec<u8> },
-    /// Some of its payload, as it stands in the stream.
+    /// Some bytes of its payload, still masked.
     Payload(&'stream [u8]),
-    /// It ends.
+    /// The end of the frame.
     End,
 }
 
-/// What the head of a frame says.
+/// The fields of a frame's head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHead {
-    /// Whether the message ends with the frame.
+    /// Whether the frame is the last one of its message.
     pub(crate) is_last: bool,
     pub(crate) opcode: u8,
     pub(crate) mask: Option<[u8; 4]>,
     pub(crate) length: u64,
-    // Bits that only an extension gives a meaning.
+    // Bits that have a meaning only with an extension.
     has_reserved_bits: bool,
 }
 
@@ -37,13 +37,13 @@ pub(crate) const TEXT: u8 = 1;
 pub(crate) const CLOSE: u8 = 8;
 
 impl FrameHead {
-    /// Whether the frame may stand between the frames of a message.
+    /// Whether it is a control frame, which may come between the frames of a message.
     pub(crate) fn is_control(&self) -> bool {
         self.opcode >= CLOSE
     }
 
-    /// RFC 6455, sections 5.1 and 5.2: why a client must not send such a frame. No extension is ever
-    /// agreed on.
+    /// RFC 6455, sections 5.1 and 5.2: why a client must not send such a frame. No extension is
+    /// ever negotiated.
     pub(crate) fn fault_of_client(&self) -> Option<&'static str> {
         match (self.mask, self.has_reserved_bits) {
             (None, _) => Some("a frame that is not masked"),
@@ -52,7 +52,7 @@ impl FrameHead {
         }
     }
 
-    /// Reads a head, once all its bytes are there. Returns how many they are.
+    /// Parses a head once all its bytes are there. Returns its length too.
     fn read(bytes: &[u8]) -> Option<(Self, usize)> {
         let [first, second] = *bytes.first_chunk::<2>()?;
         let (length, mut at) = match second & 0x7f {
@@ -73,12 +73,12 @@ impl FrameHead {
     }
 }
 
-/// Where in the stream its reader is.
+/// The state of a reader of the stream.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Frames {
-    // The beginning of a head.
+    // The first bytes of an incomplete head.
     head: Vec<u8>,
-    // Payload of the frame that has not come.
+    // Bytes of the frame's payload that have not come.
     left: Option<u64>,
     is_message_last: bool,
     // A message has begun and its last frame has not ended.
@@ -86,7 +86,7 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// The next piece of `stream`, which loses it.
+    /// Removes and returns the next piece of `stream`.
     pub(crate) fn next<'stream>(&mut self, stream: &mut &'stream [u8]) -> Option<Piece<'stream>> {
         match self.left {
             None => self.read_head(stream),
@@ -127,25 +127,25 @@ impl Frames {
         Some(Piece::Head { frame, bytes })
     }
 
-    /// Whether another message may stand here.
+    /// Whether the stream is between two messages.
     pub(crate) fn is_between_messages(&self) -> bool {
         self.head.is_empty() && self.left.is_none() && !self.in_message
     }
 }
 
-/// Undoes the mask of a payload of which `at` bytes came before.
+/// Unmasks a part of a payload; `at` bytes of the payload came before it.
 pub(crate) fn unmask(payload: &[u8], mask: Option<[u8; 4]>, at: usize) -> Vec<u8> {
     let mask = mask.unwrap_or_default();
     let keys = mask.iter().cycle().skip(at % mask.len());
     payload.iter().zip(keys).map(|(byte, key)| byte ^ key).collect()
 }
 
-/// A text message as a server sends it.
+/// A text message, as a server sends it.
 pub(crate) fn text(text: String) -> Vec<u8> {
     bytes(Frame::message(text, OpCode::Data(Data::Text), true))
 }
 
-/// A close frame as a server sends it.
+/// A close frame, as a server sends it.
 pub(crate) fn close(code: CloseCode, reason: &'static str) -> Vec<u8> {
     bytes(Frame::close(Some(CloseFrame { code, reason: reason.into() })))
 }
@@ -163,7 +163,7 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
-    /// However the stream is cut, the pieces are all of it, in order, and the messages are whole.
+    /// The pieces contain the whole stream in order, and the messages are complete.
     #[test]
     fn pieces_are_the_stream_however_it_is_cut() {
         for seed in 0..200 {

@@ -1,30 +1,30 @@
-//! Whether something that serving needs can do its work: tried now and then, however many ask.
+//! Health checks of the parts that serving needs, at a bounded rate.
 
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-/// How long a try may take before what is tried counts as stuck.
+/// Timeout after which a part counts as stuck.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// It is tried at most this often.
+/// Minimum interval between two checks.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// What is known of it.
+/// The results of checks.
 #[derive(Default)]
 pub(crate) struct Health {
-    // Held while a try is under way: those who come meanwhile wait for its result.
+    // Held during a check: concurrent requests wait for its result.
     tries: Mutex<Tries>,
 }
 
 #[derive(Default)]
 struct Tries {
     last: Option<(Instant, Result<(), String>)>,
-    // Stays here while nobody waits for it, so that what is stuck is tried once and not again.
+    // Kept after a timeout, so that no further check starts while one is stuck.
     under_way: Option<JoinHandle<Result<(), String>>>,
 }
 
 impl Health {
-    /// Why it cannot do its work, by the last try or by a new one, which `begin` begins.
+    /// Why the part does not work, by the last check or by a new one that `begin` starts.
     pub(crate) async fn check(
         &self,
         begin: impl FnOnce() -> JoinHandle<Result<(), String>>,

@@ -1,19 +1,18 @@
-//! The end of a connection whose client was told to close: what it still sends is read and
-//! forgotten, so that the last words reach it before the connection is reset.
+//! The end of a connection after a close frame: further input is read and dropped, so that the last
+//! messages reach the client before the connection is reset.
 
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// How long it is read.
+/// How long input is read.
 pub(crate) const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
-/// How much is read of it.
+/// Maximum number of bytes that are read.
 const LINGER_BYTES: usize = 64 << 20;
-/// RFC 6455, section 5.5: the most of a control frame's payload, and its head.
+/// RFC 6455, section 5.5: maximum payload of a control frame, and its head.
 const CONTROL_BYTES: usize = 125;
 const HEAD_BYTES: usize = 6;
 
-/// Reads and forgets, for a while, what the client still sends before it answers with a close frame
-/// or is gone.
+/// Reads and drops input for a while, until the client answers with a close frame or disconnects.
 pub(crate) async fn linger(raw: &mut (impl AsyncRead + Unpin)) {
     let _ = tokio::time::timeout(LINGER_TIMEOUT, drain(raw)).await;
 }
@@ -36,9 +35,9 @@ async fn drain(raw: &mut (impl AsyncRead + Unpin)) {
     }
 }
 
-/// Whether the last bytes are a close frame: a client sends nothing after it. Where the frames
-/// before it begin cannot be told after a protocol error. It has one of the codes of RFC 6455,
-/// section 7.4.1, so that other bytes are hardly ever taken for it.
+/// Whether the last bytes are a close frame: a client sends nothing after it. After a protocol
+/// error the frame boundaries are unknown, so the frame must have one of the codes of RFC 6455,
+/// section 7.4.1; other bytes hardly ever match.
 fn ends_with_close(bytes: &[u8]) -> bool {
     (2..=CONTROL_BYTES).any(|length| {
         let frame = bytes.len().checked_sub(HEAD_BYTES + length).and_then(|at| bytes.get(at..));
@@ -63,7 +62,7 @@ mod tests {
         [0x88, 0x80 | payload.len() as u8].into_iter().chain(mask).chain(masked).collect()
     }
 
-    /// Whatever came before, and however it is cut, it ends at the close frame and not before.
+    /// For any previous bytes and any division of the stream, it ends exactly at the close frame.
     #[tokio::test]
     async fn it_ends_with_the_close_frame() {
         for seed in 0..200 {

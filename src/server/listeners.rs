@@ -1,29 +1,29 @@
-//! The sockets that a server accepts on: bound to what is configured, or handed over.
+//! The listening sockets of a server: bound as configured, or passed in.
 
 use crate::config::ListenAddress;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use tokio::net::{TcpListener, lookup_host};
 
-/// How often another free port is taken where the first is free on one address and not on the next.
+/// Attempts to find a port that is free on all addresses.
 const PORT_TRIES: usize = 8;
 
-/// Sockets that listen, and where. There is at least one.
+/// Listening sockets and their addresses; at least one.
 pub(crate) struct Listeners {
     pub(crate) sockets: Vec<TcpListener>,
     pub(crate) addresses: Vec<SocketAddr>,
 }
 
 impl Listeners {
-    /// Binds every address that is meant, all with the same port.
+    /// Binds every configured address, all with the same port.
     ///
     /// # Errors
-    /// When the name is unknown, an address is taken, or none is this machine's.
+    /// When the name cannot be resolved, an address is in use, or none is this machine's.
     pub(crate) async fn bind(listen: &ListenAddress) -> io::Result<Self> {
         let mut tries = 1;
         loop {
             match Self::bind_once(listen).await {
-                // The system chose the port, and it is taken on another address.
+                // The system chose the port, and it is in use on another address.
                 Err(error)
                     if listen.port() == 0
                         && error.kind() == ErrorKind::AddrInUse
@@ -36,10 +36,10 @@ impl Listeners {
         }
     }
 
-    /// Takes sockets that listen already.
+    /// Uses sockets that are listening already.
     ///
     /// # Errors
-    /// When there is none, or one of them is no listening socket.
+    /// When there is none, or one of them is not a listening socket.
     pub(crate) fn handed_over(sockets: Vec<std::net::TcpListener>) -> io::Result<Self> {
         let take = |socket: std::net::TcpListener| {
             socket.set_nonblocking(true)?;
@@ -66,7 +66,7 @@ impl Listeners {
         let mut missing = None;
         for mut address in candidates {
             if let Some(first) = bound.first() {
-                // The IPv6 wildcard has the IPv4 connections as well.
+                // The IPv6 wildcard accepts IPv4 connections too.
                 if listen.name().is_none() {
                     break;
                 }
@@ -74,7 +74,8 @@ impl Listeners {
             }
             match TcpListener::bind(address).await {
                 Ok(socket) => bound.push(socket),
-                // A name may have an address that this machine has not, such as ::1 in a container.
+                // A name may resolve to an address that this machine lacks, such as ::1 in a
+                // container.
                 Err(error) if is_not_here(&error) => {
                     tracing::debug!(%address, %error, "address not on this machine");
                     missing = Some(error);
@@ -89,7 +90,7 @@ impl Listeners {
     }
 }
 
-/// Whether this machine has no such address, or no such kind of address.
+/// Whether this machine lacks the address or its address family.
 fn is_not_here(error: &io::Error) -> bool {
     error.kind() == ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }

@@ -1,20 +1,20 @@
-//! Log lines that strangers cause: now and then, however often it happens.
+//! Log lines that clients can cause, at a bounded rate.
 
 use std::fmt::Display;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long after a line the next one of its kind comes.
+/// Minimum interval between two lines of one kind.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
-/// When a line of one kind was logged last, and how often it was due since.
+/// The time of the last line of one kind, and the number of occurrences since.
 #[derive(Default)]
 pub(crate) struct LogPace {
     said: Mutex<(Option<Instant>, u64)>,
 }
 
 impl LogPace {
-    /// Counts an occurrence. Returns how many there were since the last line, when one is to be logged.
+    /// Counts an occurrence. Returns the number since the last line, if one is to be logged now.
     pub(crate) fn due(&self) -> Option<u64> {
         self.due_at(Instant::now())
     }
@@ -30,7 +30,7 @@ impl LogPace {
         Some(std::mem::take(times))
     }
 
-    /// Logs that something could not be answered because the store could not be read.
+    /// Logs that a request failed because the store could not be read.
     pub(crate) fn store_unread(&self, what: &str, error: &impl Display) {
         if let Some(times) = self.due() {
             tracing::error!(%error, times, "the store could not be read for {what}");

@@ -1,13 +1,13 @@
-//! Which form of an answer a request wants.
+//! Content negotiation of HTTP requests.
 
 use hyper::HeaderMap;
 use hyper::header::ACCEPT;
 
-/// NIP-11: the media type of the document in which a relay says what it is.
+/// NIP-11: the media type of the relay information document.
 pub(crate) const NOSTR_JSON: &str = "application/nostr+json";
 
-/// Whether the headers name the media type among those that the client accepts (RFC 9110, section
-/// 12.5.1). A range such as `*/*` does not, nor does a quality of 0.
+/// Whether the `Accept` headers name the media type (RFC 9110, section 12.5.1). A range such as
+/// `*/*` does not count, nor does a quality of 0.
 pub(crate) fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|range| {

@@ -1,5 +1,5 @@
-//! What clients say and how they are answered (NIP-01, NIP-42, NIP-45, NIP-77): JSON arrays, read
-//! strictly; whatever cannot be read becomes an answer, never a dropped connection.
+//! The messages of clients and the answers (NIP-01, NIP-42, NIP-45, NIP-77): JSON arrays, parsed
+//! strictly. A malformed message gets an answer and never ends the connection.
 
 use super::usage;
 use crate::config::Limits;
@@ -12,39 +12,39 @@ use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::fmt::Display;
 
-/// A message that could be read.
+/// A well-formed message.
 #[derive(Debug)]
 pub enum ClientMessage {
-    /// NIP-01: publish an event; its JSON is read later, on a pool.
+    /// NIP-01: publish an event; its JSON is parsed later, on a pool.
     Event(Box<str>),
-    /// NIP-42: show who the client is; the event's JSON is read later.
+    /// NIP-42: authenticate; the event's JSON is parsed later.
     Auth(Box<str>),
-    /// NIP-01: answer from the store, then live.
+    /// NIP-01: stored events first, then live ones.
     Req {
         /// The subscription id.
         id: String,
-        /// Any of them may match.
+        /// The filters; an event may match any of them.
         filters: Vec<Filter>,
     },
     /// NIP-01: end a subscription.
     Close(String),
-    /// NIP-45: how many events match.
+    /// NIP-45: count the matching events.
     Count {
         /// The query id.
         id: String,
-        /// Any of them may match.
+        /// The filters; an event may match any of them.
         filters: Vec<Filter>,
     },
     /// NIP-77: start to reconcile.
     NegOpen {
-        /// The session's id, in a name space apart from subscriptions.
+        /// The session id, in a namespace separate from subscriptions.
         id: String,
-        /// Any of them may match.
+        /// The filters; an event may match any of them.
         filters: Vec<Filter>,
         /// The initiator's first message.
         payload: Vec<u8>,
     },
-    /// NIP-77: go on reconciling.
+    /// NIP-77: continue to reconcile.
     NegMsg {
         /// The session's id.
         id: String,
@@ -56,7 +56,7 @@ pub enum ClientMessage {
 }
 
 impl ClientMessage {
-    /// The verb with which it begins.
+    /// The verb at the start of the message.
     pub fn verb(&self) -> &'static str {
         match self {
             Self::Event(_) => "EVENT",
@@ -71,34 +71,35 @@ impl ClientMessage {
     }
 }
 
-/// A message that could not be taken, as the answer that says so.
+/// The answer to a message that is refused.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct MessageRefusal {
     /// The answer.
     pub answer: String,
-    /// The verb of the message; empty where the answer is a NOTICE.
+    /// The verb of the message; empty if the answer is a NOTICE.
     pub verb: &'static str,
-    /// The subscription that ends with it, when there is one of that id: CLOSED ends it (NIP-01).
+    /// The subscription id, if the answer is a CLOSED, which ends an open subscription with this id
+    /// (NIP-01).
     pub subscription: Option<String>,
-    /// The NEG session that ends with it, when there is one of that id.
+    /// The NEG session id, if the answer ends an open session with this id.
     pub neg_session: Option<String>,
     /// The machine-readable prefix of the answer.
     pub prefix: Prefix,
 }
 
 impl MessageRefusal {
-    /// A NOTICE, about a message of which nothing else is known.
+    /// A NOTICE about a message without a readable id.
     pub(crate) fn notice(prefix: Prefix, reason: impl Display) -> Self {
         let answer = notice(&prefix.before(reason));
         Self { answer, verb: "", subscription: None, neg_session: None, prefix }
     }
 }
 
-/// Reads a message.
+/// Parses a message.
 ///
 /// # Errors
-/// The answer for a message that is malformed or over a limit.
+/// The answer to a message that is malformed or exceeds a limit.
 pub fn parse(text: &str, limits: &Limits) -> Result<ClientMessage, MessageRefusal> {
     let elements: Vec<&RawValue> =
         serde_json::from_str(text).map_err(|error| refuse_unread(text, &error))?;
@@ -149,8 +150,7 @@ pub fn ok(id: &str, accepted: bool, text: &str) -> String {
     json!(["OK", id, accepted, text]).to_string()
 }
 
-/// The answer about an event that is not taken: under the id that it claims, or a NOTICE when it
-/// has none.
+/// The answer to a refused event: an OK with the id that it claims, or a NOTICE if it has none.
 pub fn not_taken(id: Option<&str>, text: &str) -> String {
     id.map_or_else(|| notice(text), |id| ok(id, false, text))
 }
@@ -160,7 +160,7 @@ pub fn auth(challenge: &str) -> String {
     json!(["AUTH", challenge]).to_string()
 }
 
-/// `["EOSE", id, [hint]]` (NIP-67), without hints where it is not known whether there is more.
+/// `["EOSE", id, [hint]]` (NIP-67), without a hint if it is unknown whether more events match.
 pub fn eose(id: &str, left_out: LeftOut) -> String {
     match left_out {
         LeftOut::Nothing => json!(["EOSE", id, ["finish"]]),
@@ -180,15 +180,15 @@ pub fn count(id: &str, count: usize) -> String {
     json!(["COUNT", id, { "count": count }]).to_string()
 }
 
-/// `["EVENT", id, event]` around JSON that is sent as it is stored. `id_json` is the
-/// subscription id as a JSON string.
+/// `["EVENT", id, event]` with the stored JSON of the event. `id_json` is the subscription id as a
+/// JSON string.
 pub fn event(id_json: &str, event: &str) -> String {
     let mut text = String::new();
     write_event(&mut text, id_json, event);
     text
 }
 
-/// As [`event`], at the end of `text`.
+/// Like [`event`], appended to `text`.
 pub fn write_event(text: &mut String, id_json: &str, event: &str) {
     text.reserve(11 + id_json.len() + event.len());
     for part in [r#"["EVENT","#, id_json, ",", event, "]"] {
@@ -201,12 +201,13 @@ pub fn neg_err(id: &str, text: &str) -> String {
     json!(["NEG-ERR", id, text]).to_string()
 }
 
-/// NIP-77, Error message for a set that is too large: the fourth element is the most items taken.
+/// NIP-77, Error message for a set that is too large: the fourth element is the maximum number of
+/// items.
 pub fn neg_err_too_large(id: &str, limit: usize) -> String {
     json!(["NEG-ERR", id, Prefix::Blocked.before("too many query results"), limit]).to_string()
 }
 
-/// NIP-77, Subsequent messages: the payload goes from bytes to hex straight into the text.
+/// NIP-77, Subsequent messages: encodes the payload as hex directly into the text.
 pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
     let id = json!(id).to_string();
     let mut text = String::with_capacity(16 + id.len() + payload.len() * 2);
@@ -218,7 +219,7 @@ pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
     text
 }
 
-/// The answer to a message that could be read, of a client that sends too many.
+/// The answer to a well-formed message of a client that exceeds the rate limit.
 pub fn rate_limited(message: ClientMessage, reason: &str) -> MessageRefusal {
     let (prefix, verb) = (Prefix::RateLimited, message.verb());
     match message {
@@ -238,11 +239,11 @@ pub fn rate_limited(message: ClientMessage, reason: &str) -> MessageRefusal {
     }
 }
 
-/// The answer to text that is not JSON, or no array.
+/// The answer to text that is not JSON, or not an array.
 fn refuse_unread(text: &str, error: &serde_json::Error) -> MessageRefusal {
     let hint = usage::for_text(text, error.is_eof());
     match error.classify() {
-        // The error quotes what stands there instead, whole.
+        // The error would quote the value in full.
         Category::Data => refuse_notice(&format!("JSON, but not an array; {hint}")),
         _ => refuse_notice(&format!("not a JSON array: {error}; {hint}")),
     }
@@ -256,7 +257,7 @@ fn refuse_notice(reason: &str) -> MessageRefusal {
     MessageRefusal::notice(Prefix::Invalid, reason)
 }
 
-/// What is wrong with a message whose id could be read.
+/// The fault of a message with a readable id.
 struct MessageFault {
     prefix: Prefix,
     text: String,
@@ -281,7 +282,7 @@ impl From<FilterError> for MessageFault {
             _ => Prefix::Invalid,
         };
         let text = match error.to_string() {
-            // Of the whole filter it is said already.
+            // The text names the whole filter already.
             text if text.starts_with("filter: ") => text,
             text => format!("filter: {text}"),
         };
@@ -289,7 +290,7 @@ impl From<FilterError> for MessageFault {
     }
 }
 
-/// The answer to a message about an id, of a verb that has one, and what ends with it.
+/// The answer to a message with this verb and id, and the subscription or session that it ends.
 fn refuse(verb: &'static str, id: String, reason: impl Into<MessageFault>) -> MessageRefusal {
     let MessageFault { prefix, text } = reason.into();
     let text = prefix.before(text);
@@ -302,8 +303,8 @@ fn refuse(verb: &'static str, id: String, reason: impl Into<MessageFault>) -> Me
     MessageRefusal { answer, verb, subscription, neg_session, prefix }
 }
 
-/// The id that follows the verb. One that is too long is answered under its beginning; without one
-/// nobody could tell what an answer is about.
+/// Parses the id after the verb. If the id is too long, the answer has its beginning; without any
+/// id the client could not match the answer to a message.
 fn read_id(
     verb: &'static str,
     element: Option<&&RawValue>,
@@ -318,7 +319,7 @@ fn read_id(
     };
     match id.char_indices().nth(most) {
         None if !id.is_empty() => Ok(id),
-        // Of an id that is too long to be open there is nothing to close.
+        // An id above the maximum length cannot be open.
         _ if verb == "CLOSE" => Err(refuse_notice(&expected)),
         None => Err(refuse(verb, id, expected)),
         Some((end, _)) => {
@@ -366,7 +367,7 @@ fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, MessageFault> {
     }
 }
 
-/// NIP-77, Initial message: id, filter, payload. An array of filters is taken as their union.
+/// NIP-77, Initial message: id, filter, payload. An array of filters means their union.
 fn neg_open(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, MessageRefusal> {
     let id = read_id("NEG-OPEN", rest.first(), limits)?;
     let (filter, payload) = match rest {
@@ -415,7 +416,7 @@ fn neg_msg(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Message
     }
 }
 
-/// A string that is copied only where escapes have to be undone.
+/// A string that is copied only if it contains escapes.
 #[derive(serde::Deserialize)]
 struct Text<'text>(#[serde(borrow)] Cow<'text, str>);
 

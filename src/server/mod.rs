@@ -1,5 +1,5 @@
-//! Serving clients, whoever has the events: what the relay and the plugin before another relay
-//! share. Connections are accepted and bounded here, messages read, and NEG sessions answered.
+//! Serving clients: the part that the relay and the sidecar share. Accepts and bounds connections,
+//! parses messages, and answers NEG sessions.
 
 pub(crate) mod accept;
 pub(crate) mod departure;
@@ -40,29 +40,29 @@ use std::time::Duration;
 use tokio::task::JoinError;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-/// A message longer than this is read on another thread.
+/// A message above this length is parsed on another thread.
 const LONG_MESSAGE_BYTES: usize = 64 << 10;
 
-/// Threads for the page, `/health` and the end of the store.
+/// Threads for the page, `/health` and closing the store.
 const OTHER_THREADS: usize = 3;
 
-/// The threads of tokio's blocking pool that serving clients takes at a time, at most. Where the
-/// system gives no more threads, a runtime that has started and keeps so many serves on
-/// (`Builder::thread_keep_alive`).
+/// Maximum number of threads of tokio's blocking pool that serving uses at a time. A runtime that
+/// has started and keeps this many (`Builder::thread_keep_alive`) continues to serve even if the
+/// system gives no more threads.
 #[must_use]
 pub fn blocking_threads(config: &Config) -> usize {
     ConnectionCounts::new(config).threads() + OTHER_THREADS
 }
 
-/// What all connections share.
+/// State shared by all connections.
 pub(crate) struct Service {
     config: ConfigHandle,
     pub(crate) sets: Sets,
     pub(crate) counts: ConnectionCounts,
     pub(crate) metrics: Metrics,
-    // Shown by the page and the metrics; whoever syncs with them keeps it current.
+    // Shown by the page and the metrics; updated by the schedule of syncs.
     pub(crate) peers: Peers,
-    /// For the line that the store cannot be read.
+    /// Bounds the log lines about an unreadable store.
     pub(crate) read_errors: LogPace,
     /// The second at which serving began.
     pub(crate) started_at: u64,
@@ -90,23 +90,23 @@ impl Service {
         }
     }
 
-    /// Room for the answers that wait for a new connection's socket.
+    /// Room for answers that wait to be sent on a new connection.
     pub(crate) fn outbound_room(&self) -> OutboundRoom {
         self.counts.outbound.room(self.config().connections.outbound_bytes)
     }
 
-    /// The second that it is, by the clock of the store.
+    /// The current second, by the clock of the store.
     pub(crate) fn now(&self) -> u64 {
         self.sets.clock().now()
     }
 
-    /// The configuration in force.
+    /// The current configuration.
     pub(crate) fn config(&self) -> Arc<Config> {
         self.config.load()
     }
 
-    /// Runs a query of the store in turns of the client's, for `limits.query_timeout_s` at the most:
-    /// it ends when the client has gone or the relay stops.
+    /// Runs a query of the store in the client's turns, for at most `limits.query_timeout_s`. It
+    /// ends when the client disconnects or the relay stops.
     pub(crate) async fn query<T: Send + 'static>(
         &self,
         turns: &Arc<FairQueue>,
@@ -120,7 +120,7 @@ impl Service {
         turns.query(address, timeout, is_cancelled, query).await
     }
 
-    /// Names an address in the log, once, that looks like a proxy and is not trusted.
+    /// Logs an address, once, that looks like a proxy and is not trusted.
     fn watch_proxy<B>(&self, request: &Request<B>, peer: IpAddr, config: &ConnectionsConfig) {
         let is_trusted = config.trusted_proxies.iter().any(|network| network.contains(peer));
         let Some(named) = request.headers().get(FORWARDED_FOR).filter(|_| !is_trusted) else {
@@ -137,15 +137,16 @@ impl Service {
         }
     }
 
-    /// Takes what an HTTP request costs, a handshake included, and waits until its address may send it.
+    /// Takes the cost of an HTTP request, including WebSocket upgrades, and waits until the rate
+    /// limit of its address allows it.
     pub(crate) async fn pace_request(&self, client: IpAddr) {
         self.counts.addresses.pace(client, &self.config()).await;
     }
 
-    /// Takes a place for the WebSocket that is asked for.
+    /// Takes a slot for the requested WebSocket.
     ///
     /// # Errors
-    /// The answer where there is none.
+    /// The HTTP response if there is none.
     pub(crate) fn place<B>(
         &self,
         request: &Request<B>,
@@ -171,8 +172,8 @@ impl Service {
         })
     }
 
-    /// Reads a message, and takes what it costs from what its address may send. What is refused to
-    /// nobody, or could not be read, waits until its address may send it.
+    /// Parses a message, and takes its cost from the rate limit of its address. A message that is
+    /// never refused, or is malformed, waits until the limit allows it.
     pub(crate) async fn read(
         &self,
         place: &Place,
@@ -188,7 +189,7 @@ impl Service {
         let message = match message.map(|message| (place.admit(&message, &config.rates), message)) {
             Ok((Ok(()), message)) => Ok(message),
             Ok((Err(limit), message)) if is_long => {
-                // To find the id of a long event takes as long as to read it.
+                // Finding the id of a long event takes as long as parsing it.
                 let refuse = move || Err(message::rate_limited(message, &limit));
                 self.counts.parsing.work(place.address(), refuse).await.unwrap_or_else(panicked)
             }
@@ -201,7 +202,7 @@ impl Service {
         message
     }
 
-    /// Parses a message; a long one in a turn of the client's and on another thread.
+    /// Parses a message; a long one on another thread, in the client's turn.
     async fn parse(
         &self,
         address: IpAddr,
@@ -217,7 +218,7 @@ impl Service {
     }
 }
 
-/// The answer to a message of which the reading panicked.
+/// The answer to a message whose parsing panicked.
 fn panicked(panic: JoinError) -> Result<ClientMessage, MessageRefusal> {
     Err(MessageRefusal::notice(Prefix::Error, panic))
 }

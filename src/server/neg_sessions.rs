@@ -1,5 +1,5 @@
-//! NEG-OPEN, NEG-MSG and NEG-CLOSE (NIP-77): each session answers from the snapshot that it was
-//! opened with.
+//! NEG-OPEN, NEG-MSG and NEG-CLOSE (NIP-77). Each session answers from the snapshot with which it
+//! was opened.
 
 use super::Service;
 use super::departure::Departure;
@@ -18,26 +18,26 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A message up to this length is answered where it was read, in less time than it takes to hand
-/// it to another thread and back.
+/// A message up to this length is answered on the connection's task: faster than passing it to
+/// another thread and back.
 const INLINE_BYTES: usize = 512;
-/// A message up to this length is answered in a few milliseconds at the most: each range of it can
+/// A message up to this length is answered in a few milliseconds at most: each of its ranges can
 /// ask for sixteen fingerprints.
 const SHORT_BYTES: usize = 4_096;
 
-/// The NEG sessions of one connection by their ids, a namespace apart from its subscriptions. The
-/// connection's task owns them.
+/// The NEG sessions of one connection by their ids, in a namespace separate from its subscriptions.
+/// The connection's task owns them.
 pub(crate) struct NegSessions {
     service: Arc<Service>,
     address: IpAddr,
     departure: Departure,
     open: HashMap<String, NegSession>,
-    // This connection's part of the sessions of all connections.
+    // This connection's share of all sessions.
     share: NegShare,
     counted: Share,
 }
 
-/// One session: the set that it answers from, and what it did. Its end is a line of the log.
+/// One session: its set, and its totals. Its end is logged.
 struct NegSession {
     responder: Responder<Slice>,
     heard: Instant,
@@ -53,14 +53,14 @@ impl NegSession {
         Self { responder, heard: now, began: now, rounds: 0, bytes_received: 0, bytes_sent: 0 }
     }
 
-    /// The answer to the first message, which is `payload` as it was read.
+    /// The answer to the first message; `payload` is the undecoded message.
     fn open(&mut self, message: WholeMessage<'_>, payload: &[u8]) -> Vec<u8> {
         let answer = self.responder.answer_read(message);
         self.count(payload, &answer);
         answer
     }
 
-    /// The answer to a later message, or what is said instead.
+    /// The answer to a later message, or the text of an error.
     fn answer(&mut self, sets: &Sets, payload: &[u8]) -> Result<Vec<u8>, String> {
         let answer =
             self.responder.answer(payload).map_err(|error| Prefix::Invalid.before(error))?;
@@ -99,12 +99,12 @@ struct NegOpening {
     viewer: Viewer,
     filters: Vec<Filter>,
     payload: Vec<u8>,
-    /// The most items of a set.
+    /// Maximum number of items in a set.
     limit: usize,
     frame_limit_bytes: usize,
 }
 
-/// A session that was opened, and the answer to its first message.
+/// An opened session, and the answer to its first message.
 type Opened = (NegSession, Vec<u8>);
 
 /// Why a session could not be opened.
@@ -138,15 +138,15 @@ impl From<SnapshotError> for NegOpenError {
 }
 
 impl NegSessions {
-    /// None yet, of a client at `address`.
+    /// No sessions, for a client at `address`.
     pub(crate) fn new(service: Arc<Service>, address: IpAddr, departure: Departure) -> Self {
         let share = service.counts.neg_total.share();
         let counted = Share::of(&service.metrics.neg_sessions);
         Self { service, address, departure, open: HashMap::new(), share, counted }
     }
 
-    /// NIP-77, Initial message. A live session of the same id ends. Returns the answer; `may` says
-    /// why the client may not.
+    /// NIP-77, Initial message. Ends an open session with the same id. Returns the answer; `may`
+    /// returns the reason if the client lacks the permission.
     pub(crate) async fn open(
         &mut self,
         viewer: Viewer,
@@ -192,8 +192,8 @@ impl NegSessions {
         text
     }
 
-    /// Opens a session over the set of the filters: one that is kept in a short turn, any other in
-    /// a long one.
+    /// Opens a session over the set of the filters: in a short turn if the set is kept, otherwise
+    /// in a long one.
     async fn find_set(
         &self,
         config: &NegentropyConfig,
@@ -218,7 +218,7 @@ impl NegSessions {
             }
         }
         if self.service.sets.session_bytes() >= config.memory_mb << 20 {
-            // What is in memory anyway takes no more of it.
+            // A set that is in memory anyway takes no additional memory.
             let sets = self.service.sets.clone();
             let kept = move |it: &NegOpening, deadline| {
                 let sets = sets.with_deadline(deadline);
@@ -236,8 +236,8 @@ impl NegSessions {
         opened.ok_or_else(|| NegOpenError::Failed("there is no set".to_owned()))
     }
 
-    /// Opens a session in a turn of the client's, if `find` finds its set: `None` where it cannot
-    /// in a short time.
+    /// Opens a session in a turn of the client's, if `find` finds its set; `None` if it would take
+    /// long.
     async fn begin(
         &self,
         turns: &Arc<FairQueue>,
@@ -250,7 +250,7 @@ impl NegSessions {
         let service = Arc::clone(&self.service);
         let departure = self.departure.clone();
         let begun = self.service.query(turns, self.address, departure, move |deadline| {
-            // An invalid message is refused before a set is built for it.
+            // A malformed message is refused before a set is built for it.
             let message = WholeMessage::read(&opening.payload)?;
             let Some(set) = find(&opening, deadline)? else { return Ok(None) };
             service.metrics.neg_set_items.observe(set.len() as f64);
@@ -287,7 +287,7 @@ impl NegSessions {
             };
             turns.work(self.address, work).await
         };
-        // NIP-77, Error message: after one the session is closed.
+        // NIP-77, Error message: it closes the session.
         let text = match answered {
             Ok((session, Ok(answer))) => {
                 let text = say(metrics, &id, &answer);
@@ -301,7 +301,7 @@ impl NegSessions {
         text
     }
 
-    /// NIP-77, Close message. Of an unknown id nothing is said.
+    /// NIP-77, Close message. An unknown id is ignored.
     pub(crate) fn close(&mut self, id: &str) {
         self.open.remove(id);
         self.count();
@@ -313,19 +313,19 @@ impl NegSessions {
         self.count();
     }
 
-    /// A message of which no more than its session is known has been refused: the session ends.
+    /// Ends the session of a refused message.
     pub(crate) fn refused(&mut self, refusal: &MessageRefusal) {
         if let Some(id) = &refusal.neg_session {
             self.close(id);
         }
     }
 
-    /// Whether there is none.
+    /// Whether there are no sessions.
     pub(crate) fn is_empty(&self) -> bool {
         self.open.is_empty()
     }
 
-    /// Ends the sessions whose last message came too long ago. Returns what is said of each.
+    /// Ends the sessions whose last message is too old. Returns a message for each.
     pub(crate) fn expire(&mut self) -> Vec<String> {
         let seconds = self.service.config().negentropy.idle_timeout_s;
         let idle = Duration::from_secs(seconds);
@@ -337,7 +337,7 @@ impl NegSessions {
         ids.iter().map(|id| refuse(&self.service.metrics, id, &text)).collect()
     }
 
-    /// Takes a place for one more session; says why where there is none.
+    /// Takes a slot for one more session; the error has the reason.
     fn make_room(&mut self, config: &NegentropyConfig) -> Result<(), String> {
         if self.open.len() >= config.sessions {
             let most = config.sessions;
@@ -351,21 +351,21 @@ impl NegSessions {
         Ok(())
     }
 
-    /// Gives back the places of sessions that have ended.
+    /// Returns the slots of ended sessions.
     fn count(&mut self) {
         self.share.keep(self.open.len());
         self.counted.set(self.open.len());
     }
 }
 
-/// NIP-77, Subsequent messages: one of ours.
+/// NIP-77, Subsequent messages: our answer.
 fn say(metrics: &Metrics, id: &str, payload: &[u8]) -> String {
     metrics.neg_rounds.inc();
     metrics.neg_sent_bytes.inc_by(payload.len() as u64);
     message::neg_msg_text(id, payload)
 }
 
-/// NIP-77, Error message: with a prefix that says what for.
+/// NIP-77, Error message, with a prefix.
 fn refuse(metrics: &Metrics, id: &str, text: &str) -> String {
     tracing::debug!(text, "a NEG message was refused");
     metrics.neg_refusals.count_prefix(text);

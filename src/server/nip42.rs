@@ -1,13 +1,12 @@
-//! What an AUTH event has to say (NIP-42, Signed Event Verification), for the relay and for the plugin
-//! before another one.
+//! Checks AUTH events (NIP-42, Signed Event Verification), for the relay and for the sidecar.
 
 use crate::prefix::Prefix;
 use crate::store::{AUTHENTICATION, Event};
 
-/// How far the time of an AUTH event may be from now, in seconds.
+/// Maximum difference between the time of an AUTH event and now, in seconds.
 const MOST_AGE_S: u64 = 600;
 
-/// Checks everything about an AUTH event but its signature. `is_us` knows the URL of the relay.
+/// Checks an AUTH event, except for its signature. `is_us` returns whether a URL is the relay's.
 ///
 /// # Errors
 /// The refusal, with its prefix.

@@ -1,9 +1,9 @@
-//! Whether a request was made for this relay by a name of its own.
+//! Whether a request names this relay by one of its own host names.
 //!
-//! A browser can be led to send requests to any address under a name of somebody else's (DNS
-//! rebinding): a page of `evil.example` then reads what is shown to this machine alone. Its `Host` is
-//! that name. What only the operator may see is shown where `Host` is a name that nobody else can
-//! hold: an address, `localhost`, a name without a dot, or one that the configuration names.
+//! A browser can be made to send requests to any address under a foreign host name (DNS rebinding):
+//! a page of `evil.example` could then read responses that are meant for this machine only. Its
+//! `Host` header is the foreign name. So responses for the operator require a `Host` that nobody
+//! else can own: an IP address, `localhost`, a name without a dot, or a configured name.
 
 use crate::config::Config;
 use crate::relay_url::{RelayName, RelayUrl};
@@ -11,12 +11,12 @@ use hyper::Request;
 use hyper::header::{HOST, HeaderValue};
 use std::net::IpAddr;
 
-/// Whether the request names an own host.
+/// Whether the request's `Host` is our own.
 pub(crate) fn names_own_host<B>(request: &Request<B>, config: &Config) -> bool {
     is_own_host(request.headers().get(HOST), config)
 }
 
-/// Whether a `Host` is our own. No browser sends a request without one.
+/// Whether a `Host` header is our own. Browsers always send the header.
 pub(crate) fn is_own_host(header: Option<&HeaderValue>, config: &Config) -> bool {
     let Some(host) = header else { return true };
     let name = host.to_str().ok().and_then(RelayName::of_host);

@@ -1,18 +1,18 @@
-//! Notices a reverse proxy that `connections.trusted_proxies` does not name: all its clients would share the limits
-//! of one address.
+//! Detects a reverse proxy that is missing in `connections.trusted_proxies`: all its clients would
+//! share the limits of one address.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-/// The most addresses that are watched; the one with the fewest connections gives way.
+/// Maximum number of watched addresses; the one with the fewest connections is dropped.
 const MOST_ADDRESSES: usize = 16;
-/// From so many connections and so many clients on an address is taken for a proxy.
+/// Connections, and different clients, from which an address counts as a proxy.
 const CONNECTIONS: u64 = 16;
 const CLIENTS: usize = 4;
 
-/// Connections that carried `X-Forwarded-For` and came from an address that is not trusted.
+/// Connections with `X-Forwarded-For` from addresses that are not trusted.
 #[derive(Default)]
 pub(crate) struct ProxyWatch {
     seen: Mutex<SeenProxies>,
@@ -33,8 +33,8 @@ struct Forwarded {
 }
 
 impl ProxyWatch {
-    /// Notes a connection of an address that is not trusted and named a client. How many connections it
-    /// had, once, when it looks like a proxy.
+    /// Records a connection from an untrusted address with a named client. Returns its number of
+    /// connections, once, when the address looks like a proxy.
     pub(crate) fn note(&self, address: IpAddr, client: &[u8]) -> Option<u64> {
         let client = self.hasher.hash_one(client);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

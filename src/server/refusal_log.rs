@@ -1,16 +1,16 @@
-//! What was refused, in the log: one line a minute, however much there is to refuse.
+//! Logs refusals: one line a minute, whatever their number.
 
 use super::Service;
 use crate::metrics::{Labelled, Metrics};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often refusals are looked at.
+/// Interval of the log lines.
 const EVERY: Duration = Duration::from_secs(60);
-/// What became of events that were taken.
+/// The outcomes of accepted events.
 const TAKEN: [&str; 4] = ["stored", "duplicate", "superseded", "passed_on"];
 
-/// Logs what was refused until serving stops, and once more then.
+/// Logs refusals until serving stops, and once more then.
 pub(crate) async fn log(service: Arc<Service>) {
     let stopping = service.running.stopping.clone();
     let mut before = RefusalCounts::default();
@@ -25,7 +25,7 @@ pub(crate) async fn log(service: Arc<Service>) {
     }
 }
 
-/// Refusals by what was refused and why.
+/// The counts of refusals, by subject and reason.
 #[derive(Default)]
 struct RefusalCounts(Vec<(&'static str, &'static str, u64)>);
 
@@ -47,7 +47,7 @@ impl RefusalCounts {
         Self(refused.chain(connections).chain(asked).collect())
     }
 
-    /// What came since then, in words; `None` for nothing.
+    /// The refusals since `before`, as text; `None` if there are none.
     fn since(&self, before: &Self) -> Option<String> {
         let earlier = before.0.iter().map(|(_, _, count)| *count).chain(std::iter::repeat(0));
         let new: Vec<String> = self

@@ -1,4 +1,4 @@
-//! How serving comes to its end: told to all, and waited for.
+//! The orderly end of serving: signalled to all tasks, and waited for.
 
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -6,23 +6,23 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-/// How long connections have to end.
+/// Timeout for connections to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Held by all that runs, for as long as it has not ended.
+/// Held by each running task until it has ended.
 pub(crate) struct Running {
     pub(crate) stopping: CancellationToken,
     _counted: TaskTrackerToken,
 }
 
-/// Ends what runs. Dropped, it does so without waiting.
+/// Ends all tasks. Dropping it does so without waiting.
 pub(crate) struct Stop {
     stop: DropGuard,
     held: TaskTracker,
     accepting: Vec<JoinHandle<()>>,
 }
 
-/// Something that runs from now on.
+/// A new pair: the handle that stops, and the one that tasks hold.
 pub(crate) fn running() -> (Stop, Running) {
     let (stopping, held) = (CancellationToken::new(), TaskTracker::new());
     let running = Running { stopping: stopping.clone(), _counted: held.token() };
@@ -31,12 +31,12 @@ pub(crate) fn running() -> (Stop, Running) {
 }
 
 impl Stop {
-    /// A task that accepts connections, and ends by itself when this begins to stop.
+    /// Adds a task that accepts connections; it ends by itself when stopping begins.
     pub(crate) fn accepts(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.accepting.push(tokio::spawn(task));
     }
 
-    /// Stops, and returns when all have ended or after 10 seconds.
+    /// Stops, and returns when all tasks have ended or after 10 seconds.
     pub(crate) async fn stop(self) {
         drop(self.stop);
         for accepting in self.accepting {

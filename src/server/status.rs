@@ -1,5 +1,5 @@
-//! How serving does, over HTTP: `/health` for those who start it again when it does not, `/metrics`
-//! for Prometheus, `/status` for `negsync peers` and `negsync top`. Pages of other origins may not read them.
+//! The state of serving over HTTP: `/health` for supervisors, `/metrics` for Prometheus, `/status`
+//! for `negsync peers` and `negsync top`. Pages of other origins cannot read the responses.
 
 use super::Service;
 use super::limits::is_forwarded;
@@ -15,7 +15,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// 200 when there is no reason why work cannot be done, 503 with the reasons when there is.
+/// 200 if there are no reasons for failure, otherwise 503 with the reasons.
 pub(crate) fn health(reasons: &[String]) -> Response<Full<Bytes>> {
     let (status, word) = match reasons {
         [] => (StatusCode::OK, "ok"),
@@ -26,7 +26,7 @@ pub(crate) fn health(reasons: &[String]) -> Response<Full<Bytes>> {
 }
 
 impl Service {
-    /// The reasons that every service has.
+    /// The reasons for failure that every service can have.
     pub(crate) fn reasons(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.running.stopping.is_cancelled() {
@@ -38,7 +38,7 @@ impl Service {
         reasons
     }
 
-    /// What is measured, for those who may know; the store and its log have so many bytes.
+    /// The metrics, for allowed clients; with the sizes of the store and its log in bytes.
     pub(crate) fn metrics<B>(
         &self,
         request: &Request<B>,
@@ -66,8 +66,8 @@ impl Service {
 }
 
 impl Service {
-    /// How the peers stand, and who is served, for those who may know. `store` is where the relay's
-    /// own events are.
+    /// The states of the peers and the connected clients, for allowed clients. `store` is the path
+    /// of the relay's own events.
     pub(crate) fn status<B>(
         &self,
         request: &Request<B>,
@@ -108,7 +108,7 @@ impl Service {
         answer(StatusCode::OK, "application/json", format!("{body}\n"))
     }
 
-    /// The refusal, unless the request comes straight from an address in `metrics.allow`.
+    /// The refusal, unless the request comes directly from an address in `metrics.allow`.
     fn refused_to_strangers<B>(
         &self,
         request: &Request<B>,
@@ -141,7 +141,7 @@ impl<'peer> PeerDocument<'peer> {
     }
 }
 
-/// An answer that nobody keeps.
+/// A response that must not be cached.
 pub(crate) fn answer(
     status: StatusCode,
     content_type: &'static str,

@@ -1,6 +1,6 @@
-//! What to type, for people who write messages by hand: said in refusals, beside what is wrong.
+//! Hints for people who write messages by hand; appended to refusals.
 
-/// The verbs of clients, each with a message of that verb as it is typed.
+/// The verbs of clients, each with an example message.
 const EXAMPLES: [(&str, &str); 8] = [
     ("REQ", r#"["REQ","my-id",{"kinds":[1],"limit":10}]"#),
     ("CLOSE", r#"["CLOSE","my-id"]"#),
@@ -12,19 +12,19 @@ const EXAMPLES: [(&str, &str); 8] = [
     ("NEG-CLOSE", r#"["NEG-CLOSE","my-id"]"#),
 ];
 
-/// What relays say, and no client.
+/// Verbs that only relays send.
 const SAID_BY_RELAYS: [&str; 5] = ["OK", "EOSE", "CLOSED", "NOTICE", "NEG-ERR"];
-/// Quotation marks that a word processor or a web page puts in the place of `"`.
+/// Typographic quotation marks that word processors and web pages use in place of `"`.
 const CURLY: [char; 6] = ['“', '”', '„', '‘', '’', '«'];
-/// So much of an unknown verb is shown.
+/// Maximum number of characters of an unknown verb that are shown.
 const SHOWN_CHARS: usize = 40;
 
-/// A message of the verb, as it is typed.
+/// An example message of the verb.
 pub(super) fn example(verb: &str) -> &'static str {
     EXAMPLES.iter().find(|(known, _)| *known == verb).map_or(EXAMPLES[0].1, |(_, example)| example)
 }
 
-/// What to do about text that is not JSON, or no array. `is_cut` says that it ends too early.
+/// A hint for text that is not JSON, or not an array. `is_cut` says that it ends too early.
 pub(super) fn for_text(text: &str, is_cut: bool) -> String {
     let text = text.trim();
     if text.contains(CURLY) {
@@ -37,14 +37,13 @@ pub(super) fn for_text(text: &str, is_cut: bool) -> String {
         return "a message is one array, and goes out as one: type it on one line, up to its ]"
             .to_owned();
     }
-    // A verb that was typed without brackets, or with something before them.
+    // A verb without brackets, or with text before it.
     let first =
         text.split(|c: char| !c.is_ascii_alphabetic() && c != '-').find(|word| !word.is_empty());
     format!("type {}", example(&first.unwrap_or_default().to_ascii_uppercase()))
 }
 
-/// What to do about an array that begins with `verb`, which there is not. `rest` are the strings
-/// behind it.
+/// A hint for an array that begins with the unknown `verb`. `rest` are the strings after it.
 pub(super) fn for_verb(verb: &str, rest: impl Iterator<Item = String>) -> String {
     let shown: String = verb.chars().take(SHOWN_CHARS).collect();
     let capitals = verb.trim().replace('_', "-").to_ascii_uppercase();
@@ -68,7 +67,7 @@ mod tests {
     use crate::config::Limits;
     use crate::server::message::parse;
 
-    /// Whoever types an example gets no complaint about its form.
+    /// The examples are well-formed messages.
     #[test]
     fn the_examples_can_be_read() {
         for (verb, example) in EXAMPLES {

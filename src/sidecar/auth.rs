@@ -1,10 +1,12 @@
-//! NIP-42 seen in passing: which key a client has shown to the relay that it holds.
+//! Observes NIP-42 authentication that passes through: the key that a client has proven to the
+//! relay.
 //!
-//! A relay that answers AUTH with OK says so itself, as nostream does. nostr-rs-relay and nostr-relay say
-//! nothing to a client that they believe; of those the AUTH event is judged here as they judge it. nostr-rs-relay
-//! believes the first one of a connection and says OK to refuse one, nostr-relay (Python) believes
-//! the last and refuses with a NOTICE. None counts that does not name the relay: it was signed for
-//! another one, and the OK that comes for it may be that of an EVENT.
+//! A relay that answers AUTH with OK, such as nostream, reports the result itself. nostr-rs-relay
+//! and nostr-relay do not answer an accepted AUTH; for them the AUTH event is checked here by their
+//! rules. nostr-rs-relay accepts the first one of a connection and sends an OK only to refuse one;
+//! nostr-relay (Python) accepts the last one and refuses with a NOTICE. An AUTH event that does not
+//! name the relay never counts: it was signed for another relay, and an OK with its id may be that
+//! of an EVENT.
 
 use crate::hex;
 use crate::relay_url::RelayUrl;
@@ -14,10 +16,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Messages about AUTH of up to this size are read in passing.
+/// Maximum size of messages about AUTH that are parsed while they pass.
 pub(super) const SEEN_BYTES: usize = 64 << 10;
 
-/// How the NOTICE begins with which nostr-relay (Python) refuses an AUTH.
+/// The beginnings of NOTICEs by which nostr-relay (Python) refuses an AUTH.
 const REFUSALS: [&str; 7] = [
     "invalid: Bad signature",
     "invalid: Wrong kind",
@@ -28,16 +30,16 @@ const REFUSALS: [&str; 7] = [
     "invalid: Missing required tags",
 ];
 
-/// What one connection has shown.
+/// The authentication state of one connection.
 #[derive(Debug, Default)]
 pub(super) struct SeenAuth {
     challenge: Option<String>,
-    // Of the AUTH event that was last sent.
+    // Id and key of the last AUTH event sent.
     sent: Option<([u8; 32], [u8; 32])>,
     key: Option<[u8; 32]>,
 }
 
-/// What both directions of the connection hear.
+/// The state, shared by both directions of the connection.
 pub(super) type SharedAuth = Arc<Mutex<SeenAuth>>;
 
 pub(super) fn lock(auth: &SharedAuth) -> MutexGuard<'_, SeenAuth> {
@@ -45,17 +47,17 @@ pub(super) fn lock(auth: &SharedAuth) -> MutexGuard<'_, SeenAuth> {
 }
 
 impl SeenAuth {
-    /// The key that the client holds.
+    /// The key that the client has proven.
     pub(super) fn key(&self) -> Option<[u8; 32]> {
         self.key
     }
 
-    /// Whether the relay has asked the client for a key.
+    /// Whether the relay has sent a challenge.
     pub(super) fn is_asked(&self) -> bool {
         self.challenge.is_some()
     }
 
-    /// The relay has said something that begins with `["AUTH"`, `["OK"` or `["NOTICE"`.
+    /// Handles a message of the relay that begins with `["AUTH"`, `["OK"` or `["NOTICE"`.
     pub(super) fn hear_relay(&mut self, text: &str) {
         let Ok(Value::Array(elements)) = serde_json::from_str(text) else { return };
         match elements.as_slice() {
@@ -68,7 +70,7 @@ impl SeenAuth {
                 };
                 if sent == id {
                     self.key = accepted.then_some(key);
-                    // Once refused it counts no more, and once believed it may yet be refused.
+                    // A refused event no longer counts; an accepted one may still be refused later.
                     self.sent = self.sent.filter(|_| *accepted);
                 }
             }
@@ -81,7 +83,7 @@ impl SeenAuth {
         }
     }
 
-    /// The client has sent AUTH. `relay_url` is how the relay is known to its clients.
+    /// Handles an AUTH of the client. `relay_url` is the relay's URL for its clients.
     pub(super) fn hear_client(&mut self, text: &str, kind: RelayKind, relay_url: &str, now: u64) {
         let Ok([_, event]) = serde_json::from_str::<[&RawValue; 2]>(text) else { return };
         let Ok(event) = Event::parse(event.get()) else { return };
@@ -103,7 +105,7 @@ impl SeenAuth {
             RelayKind::NostrRelayPy => {
                 named(&tags, name).count() > 0 && named(&tags, name).all(is_right)
             }
-            // It says OK to what it believes.
+            // It answers an accepted event with OK.
             RelayKind::Nostream => false,
         };
         let is_believed = counts("challenge", &names_challenge)
@@ -183,7 +185,7 @@ mod tests {
         }
     }
 
-    /// Where an AUTH names two relays or two challenges, each relay has its own way.
+    /// Relays differ on an AUTH with two relay tags or two challenge tags.
     #[test]
     fn of_several_tags_those_count_that_the_relay_reads() {
         let here = ["relay", RELAY];
@@ -231,7 +233,7 @@ mod tests {
         }
     }
 
-    /// It was got from somebody who signed it for another relay, and sent as AUTH and as EVENT.
+    /// The event was signed for another relay, and is sent as AUTH and as EVENT.
     #[test]
     fn an_ok_to_what_was_signed_for_another_relay_counts_for_nothing() {
         for (names, relay_url) in [("wss://elsewhere.example", RELAY), (RELAY, "")] {

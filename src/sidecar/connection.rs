@@ -1,6 +1,6 @@
-//! One client's WebSocket and the relay's: every frame passes as it is, but for the messages whose
-//! verb begins with `NEG-`, which end here. Each direction is read only as fast as the other side
-//! takes what was read.
+//! One client's WebSocket and the relay's: every frame passes unchanged, except for messages whose
+//! verb begins with `NEG-`, which are answered here. Each direction is read only as fast as the
+//! other side accepts the data.
 
 use super::auth::{SEEN_BYTES, SharedAuth, lock};
 use super::neg::Neg;
@@ -22,15 +22,16 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-/// A verb is known within so many bytes of its message, or it is none of ours.
+/// The verb must be complete within this many bytes of a message; otherwise the message is the
+/// relay's.
 const VERB_BYTES: usize = 64;
-/// And within so many bytes with the heads of its frames, of which a client can send any number
-/// without a text.
+/// The same including the heads of its frames, because a client can send any number of empty
+/// frames.
 const HELD_BYTES: usize = 4 << 10;
-/// How long the last words may take, of either side to the other.
+/// Timeout for the last messages of either side to the other.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Passes messages until either side is gone. The place is the client's for as long as its socket is
+/// Passes messages until either side is gone. The client holds its slot as long as its socket is
 /// open.
 pub(super) async fn run(
     client: Upgraded,
@@ -72,7 +73,8 @@ pub(super) async fn run(
     let down = tokio::spawn(down(from_relay, to_client, own_out, auth, Arc::clone(&has_closed)));
     let mut down = std::pin::pin!(down);
     let ended = tokio::select! {
-        // The relay is gone, and has said so if it could, or the client takes nothing.
+        // The relay is gone, and its close frame was passed on if it sent one; or the client does
+        // not read.
         ended = &mut down => Some(ended),
         ended = up.run(&mut from_client, &mut to_relay) => {
             if let Err(error) = ended {
@@ -81,7 +83,7 @@ pub(super) async fn run(
             None
         }
         () = stopping.cancelled() => {
-            // A client that takes nothing is not waited for.
+            // A client that does not read is not waited for.
             let close = own.close(CloseCode::Away, "the relay is stopping");
             if tokio::time::timeout(CLOSE_TIMEOUT, close).await.is_err() {
                 down.abort();
@@ -89,7 +91,7 @@ pub(super) async fn run(
             None
         }
     };
-    // What the relay still has to say to a client that has said its last.
+    // Passes on what the relay still sends to a client that has closed.
     drop((own, to_relay));
     let ended = match ended {
         Some(ended) => Ok(ended),
@@ -98,7 +100,8 @@ pub(super) async fn run(
     if ended.is_err() {
         down.abort();
     }
-    // Whoever takes nothing has not been told, and who has closed says no more.
+    // A client that does not read did not get the close frame, and a client that has closed sends
+    // nothing more.
     if matches!(ended, Ok(Ok(Ok(())))) && !has_closed.load(Ordering::Relaxed) {
         linger(&mut from_client).await;
     }
@@ -109,58 +112,58 @@ struct Up {
     neg: Neg,
     auth: SharedAuth,
     shared: Arc<SidecarState>,
-    // The longest message of ours.
+    // Maximum length of a message that is answered here.
     message_bytes: usize,
     own: Answers,
-    // The client has said its last.
+    // Whether the client has sent its close frame.
     has_closed: Arc<AtomicBool>,
     frames: Frames,
     message: Message,
-    // The frame that is being read, and how much of its payload has come.
+    // The current frame, and the number of its payload bytes so far.
     frame: Option<FrameHead>,
     frame_at: usize,
     place: Arc<Place>,
-    // How long a message of ours may take to come, or wait for room.
+    // Timeout for a NEG message to arrive, or to wait for room.
     timeout: Duration,
     size: MessageSize,
-    // The room that the message needs if it is ours, and what it has.
+    // The room that the message needs if it is answered here, and the room it has.
     needed: usize,
     room: Reservation,
 }
 
-/// What is known of the client's message that is being read.
+/// The state of the client's current message.
 #[derive(Default)]
 struct Message {
     fate: MessageOwner,
-    /// Its bytes that have not been passed on, heads and all.
+    /// Its bytes that have not been passed on, including frame heads.
     held: Vec<u8>,
-    /// Its text, as much as is needed.
+    /// The beginning of its text, as far as needed.
     text: Vec<u8>,
-    /// When one of ours has to be complete.
+    /// The deadline for a NEG message to be complete.
     deadline: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum MessageOwner {
-    /// Its verb has not come.
+    /// Its verb is not complete.
     #[default]
     Open,
-    /// It is the relay's.
+    /// It is passed to the relay.
     Pass,
-    /// It is the relay's, and read in passing.
+    /// It is passed to the relay, and observed.
     Seen,
-    /// It is ours.
+    /// It is answered here.
     Neg,
 }
 
-/// What a piece of the stream leads to.
+/// The result of a piece of the stream.
 enum PieceOutcome {
     Nothing,
     Neg(Vec<u8>),
-    /// It is ours and long.
+    /// It is a long message that is answered here.
     NeedsRoom,
     TooLong,
-    /// It breaks the rules of WebSocket.
+    /// It violates the WebSocket protocol.
     Malformed(&'static str),
 }
 
@@ -201,7 +204,7 @@ impl Up {
                 match self.take(piece, &mut passing) {
                     PieceOutcome::Nothing => {}
                     PieceOutcome::NeedsRoom => {
-                        // Others do not wait meanwhile for what came before it.
+                        // Earlier messages must not wait for it.
                         self.send(&mut passing, to).await?;
                         let waiting = self.place.reserve(self.needed);
                         let Ok(room) = tokio::time::timeout(self.timeout, waiting).await else {
@@ -213,7 +216,7 @@ impl Up {
                         self.message.deadline = Some(Instant::now() + self.timeout);
                     }
                     PieceOutcome::Neg(text) => {
-                        // In order: what came before it has gone to the relay.
+                        // In order: earlier messages have gone to the relay.
                         self.send(&mut passing, to).await?;
                         self.answer(text).await;
                         self.room = Reservation::default();
@@ -236,14 +239,14 @@ impl Up {
         }
     }
 
-    /// Ends the connection, with a word to the client.
+    /// Ends the connection, with a reason for the client.
     async fn end_with(&self, text: &str, code: CloseCode, to: &mut ProxySocket) -> io::Result<()> {
         self.own.send(message::notice(text)).await;
         self.own.close(code, "").await;
         to.shutdown().await
     }
 
-    /// Passes on what is the relay's. A relay that takes nothing is not waited for for ever.
+    /// Passes data on to the relay, with a timeout for a relay that does not read.
     async fn send(&self, passing: &mut Vec<u8>, to: &mut ProxySocket) -> io::Result<()> {
         let sent = to.send(passing).await;
         passing.clear();
@@ -275,7 +278,7 @@ impl Up {
                 } else {
                     self.needed = self.size.add(&frame, self.message_bytes);
                     if frame.opcode != CONTINUATION {
-                        // One that breaks off is the relay's to judge.
+                        // An incomplete message is the relay's to judge.
                         passing.append(&mut self.message.held);
                         let fate = if frame.opcode == TEXT {
                             MessageOwner::Open
@@ -317,7 +320,7 @@ impl Up {
         }
     }
 
-    /// A message is complete.
+    /// Handles the end of a message.
     fn end(&mut self, passing: &mut Vec<u8>) -> PieceOutcome {
         self.message.decide(true, passing);
         let Message { fate, text, .. } = std::mem::take(&mut self.message);
@@ -341,7 +344,7 @@ impl Up {
 }
 
 impl Message {
-    /// Bytes of it, which go on unless they may be ours.
+    /// Handles bytes of it: passes them on, unless the message may be answered here.
     fn pass(&mut self, bytes: &[u8], passing: &mut Vec<u8>) {
         match self.fate {
             MessageOwner::Open => self.held.extend_from_slice(bytes),
@@ -350,7 +353,7 @@ impl Message {
         }
     }
 
-    /// Keeps as much of its text as may be needed.
+    /// Keeps the beginning of its text, as far as needed.
     fn read(&mut self, payload: &[u8], frame: &FrameHead, at: usize) {
         if self.fate == MessageOwner::Seen && self.text.len() > SEEN_BYTES {
             self.fate = MessageOwner::Pass;
@@ -360,7 +363,7 @@ impl Message {
         }
     }
 
-    /// Decides whose it is, as soon as its verb tells.
+    /// Decides who answers it, as soon as its verb is complete.
     fn decide(&mut self, is_complete: bool, passing: &mut Vec<u8>) {
         if self.fate != MessageOwner::Open {
             return;
@@ -382,7 +385,7 @@ impl Message {
     }
 }
 
-/// Waits until a deadline, for ever without one.
+/// Waits until a deadline; forever without one.
 async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -390,8 +393,8 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// The string that a JSON array begins with; an empty one where it is something else; `None` while
-/// that cannot be told.
+/// The string at the start of a JSON array; empty if there is something else; `None` while that is
+/// unknown.
 fn verb(text: &[u8]) -> Option<String> {
     let text = text.trim_ascii_start();
     let (bracket, rest) = text.split_first()?;

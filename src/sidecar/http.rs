@@ -1,6 +1,6 @@
-//! HTTP on the relay's behalf: a request goes on to the relay as it came, with the client's
-//! address in the header that the relay trusts, and its answer comes back as it is. Only the NIP-11
-//! document gains a number, and a WebSocket is listened to from there on.
+//! HTTP requests to the relay: a request is forwarded unchanged, with the client's address in the
+//! header that the relay trusts, and the response is returned unchanged. Only the NIP-11 document
+//! gets an additional NIP, and WebSocket connections are observed.
 
 use super::{SidecarState, connection};
 use crate::relay_url::RelayUrl;
@@ -22,28 +22,28 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// How long the relay may take to be connected to.
+/// Timeout for connecting to the relay.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the relay may take to answer when it is asked whether it does.
+/// Timeout for the relay's answer to a health check.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
-/// The longest NIP-11 document; a longer one is refused.
+/// Maximum length of a NIP-11 document.
 const DOCUMENT_BYTES: usize = 1 << 20;
 /// NIP-77.
 const NEGENTROPY: u64 = 77;
 
-/// What may go wrong between two relays.
+/// Any error between the two relays.
 type Trouble = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of every response.
 pub(super) type Body = BoxBody<Bytes, Trouble>;
 
-/// Host and port of a `ws://` URL that has nothing else.
+/// Host and port of a `ws://` URL without further parts.
 pub(super) fn authority(url: &str) -> Option<String> {
     let url = RelayUrl::parse(url).ok()?;
     (!url.is_encrypted() && url.is_bare()).then(|| url.authority())
 }
 
-/// Answers a request with what the relay answers.
+/// Forwards a request and returns the relay's response.
 pub(super) async fn respond(
     mut request: Request<Incoming>,
     from: IpAddr,
@@ -65,12 +65,12 @@ pub(super) async fn respond(
     let wants_document = request.method() == Method::GET && accepts(request.headers(), NOSTR_JSON);
     let is_trusted = trusted.iter().any(|network| network.contains(from));
     let headers = request.headers_mut();
-    // Compressed messages could not be told apart.
+    // Compressed messages could not be parsed.
     headers.remove(SEC_WEBSOCKET_EXTENSIONS);
     if wants_document {
         headers.remove(ACCEPT_ENCODING);
     }
-    // What anybody but a trusted proxy says about its address counts for nothing.
+    // Headers about the client's address count only from a trusted proxy.
     if !is_trusted {
         remove_forwarding(headers);
     }
@@ -104,7 +104,7 @@ pub(super) async fn respond(
     response.map(|body| body.map_err(Into::into).boxed())
 }
 
-/// Whether the relay answers at all.
+/// Checks that the relay answers.
 pub(super) async fn ask(relay: &str) -> Result<(), Trouble> {
     let request = Request::get("/").header(HOST, relay).header(ACCEPT, NOSTR_JSON);
     let answered = forward(request.body(Empty::<Bytes>::new())?, relay);
@@ -129,7 +129,7 @@ where
     Ok(sender.send_request(request).await?)
 }
 
-/// NIP-11: the relay's own document, with NIP-77 among those that are supported.
+/// NIP-11: the relay's own document, with NIP-77 added to the supported NIPs.
 async fn with_negentropy(response: Response<Incoming>) -> Response<Body> {
     let (mut head, body) = response.into_parts();
     let Ok(body) = Limited::new(body, DOCUMENT_BYTES).collect().await else {
@@ -149,7 +149,7 @@ async fn with_negentropy(response: Response<Incoming>) -> Response<Body> {
         }
         _ => body,
     };
-    // It is whole now, however it came.
+    // The body is complete now, however it was transferred.
     head.headers.remove(TRANSFER_ENCODING);
     head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     Response::from_parts(head, whole(body))

@@ -1,5 +1,5 @@
-//! A plugin for the relay that people already run: clients connect here, NEG verbs (NIP-77) are
-//! answered from the relay's own database, and everything else passes through untouched.
+//! A plugin for an existing relay: clients connect here, NEG verbs (NIP-77) are answered from the
+//! relay's own database, and everything else is passed through unchanged.
 
 mod auth;
 mod connection;
@@ -26,11 +26,11 @@ use hyper::header::HeaderName;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-/// Why nothing could be attached to a relay.
+/// Why the sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
-    /// The configuration contradicts itself, or a number of it is out of bounds.
+    /// The configuration is inconsistent, or a value is out of bounds.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The write policy or the ban list cannot be used.
@@ -39,50 +39,50 @@ pub enum AttachError {
     /// The relay's database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The configuration does not say which relay.
+    /// The configuration does not name a relay.
     #[error(
         "attach.kind and attach.path or attach.database_url in relay.toml, or --attach KIND:PATH, \
          name the relay"
     )]
     NotConfigured,
-    /// The database is a file and on a server at once.
+    /// Both a file and a server are configured as the database.
     #[error("attach.path and attach.database_url are both set; a relay has one database")]
     TwoDatabases,
     /// The program was built without the feature `postgres`.
     #[error("this negsync was built without PostgreSQL; build one with the feature `postgres`")]
     NoPostgres,
-    /// The relay's address leads nowhere.
+    /// The relay's URL is invalid.
     #[error("attach.url is {url:?}, and must be ws://HOST:PORT without a path")]
     Url {
-        /// The address.
+        /// The URL.
         url: String,
     },
-    /// NIP-42: an AUTH counts that names the relay.
+    /// NIP-42: an AUTH event must name the relay.
     #[error(
         "[auth] asks clients for a key, and attach.relay_url is empty: set it to the URL by which \
          they know the relay, as their AUTH names it"
     )]
     NoRelayUrl,
-    /// `attach.forward_header` cannot be the name of a header.
+    /// `attach.forward_header` is not a valid header name.
     #[error("attach.forward_header is {name:?}, which is not the name of a header")]
     Header {
         /// The name.
         name: String,
     },
-    /// The address could not be listened on.
+    /// Listening on the address failed.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// The address, as it is configured.
+        /// The configured address.
         address: ListenAddress,
         /// What the system says.
         source: std::io::Error,
     },
 }
 
-/// Opens the sets over the relay's database as it is configured.
+/// Opens the sets over the configured relay's database.
 ///
 /// # Errors
-/// When the configuration names no relay, or its database cannot be used.
+/// [`AttachError`] when the configuration names no relay, or its database cannot be used.
 pub fn open_sets(config: &Config) -> Result<Sets, AttachError> {
     let attach = &config.attach;
     let kind = attach.kind.ok_or(AttachError::NotConfigured)?;
@@ -115,10 +115,10 @@ fn open_postgres(_: RelayKind, _: &str, _: AttachedOptions, _: usize) -> Result<
     Err(AttachError::NoPostgres)
 }
 
-/// Whether clients could meet what the configuration asks of them.
+/// Checks that clients can fulfil the configured requirements.
 ///
 /// # Errors
-/// When they are asked for a key and none can be believed.
+/// [`AttachError`] when authentication is required but cannot succeed.
 pub fn check(config: &Config) -> Result<(), AttachError> {
     let asks = config.auth.required || !config.auth.sync_keys.is_empty();
     if asks && config.attach.relay_url.is_empty() {
@@ -131,7 +131,7 @@ fn private_kinds(config: &Config) -> PrivateKinds {
     PrivateKinds::new(config.auth.private_kinds.iter().copied())
 }
 
-/// A running plugin.
+/// A running sidecar.
 pub struct Attach {
     addresses: Vec<SocketAddr>,
     status_address: Option<SocketAddr>,
@@ -146,35 +146,35 @@ impl std::fmt::Debug for Attach {
     }
 }
 
-/// What all connections share.
+/// State shared by all connections.
 struct SidecarState {
     service: Arc<Service>,
     kind: RelayKind,
     // Host and port of the relay.
     relay: String,
     forward_header: HeaderName,
-    // As the sets were opened with.
+    // The kinds with which the sets were opened.
     private_kinds: PrivateKinds,
-    // Whose addresses are refused.
+    // The banned addresses.
     moderation: Moderation,
-    // Whether the database can be read, and whether the relay answers.
+    // The health of the database and of the relay.
     database: Health,
     answers: Health,
-    // For the line that the relay does not answer.
+    // Bounds the log lines about a relay that does not answer.
     unanswered: LogPace,
 }
 
 impl Attach {
-    /// Serves `sets`, and all else from the relay that is configured.
+    /// Serves `sets`, and forwards everything else to the configured relay.
     ///
     /// # Errors
-    /// When the configuration cannot be used or an address is taken.
+    /// [`AttachError`] when the configuration cannot be used or an address is in use.
     pub async fn start(config: Config, sets: Sets) -> Result<Self, AttachError> {
         Self::start_on(config, sets, Vec::new()).await
     }
 
-    /// As [`Attach::start`], on sockets that listen already, in place of `relay.listen`; on none it
-    /// listens at `relay.listen` itself.
+    /// Like [`Attach::start`], on sockets that are listening already, instead of `relay.listen`.
+    /// Without sockets it listens at `relay.listen` itself.
     ///
     /// # Errors
     /// As [`Attach::start`].
@@ -239,43 +239,43 @@ impl Attach {
         Ok(Self { addresses, status_address, admission, peers, stop })
     }
 
-    /// Where clients connect; the port is the system's choice when the configuration names 0. Of
-    /// several addresses the first.
+    /// The address for clients; the system chooses the port if the configuration has 0. The first
+    /// one, if there are several.
     pub fn address(&self) -> SocketAddr {
         self.addresses[0]
     }
 
-    /// Every address on which clients connect, at least one.
+    /// All addresses for clients, at least one.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Where `/health` and `/metrics` are, if they are anywhere.
+    /// The address of `/health` and `/metrics`, if one is configured.
     pub fn status_address(&self) -> Option<SocketAddr> {
         self.status_address
     }
 
-    /// How the peers stand: filled by [`Schedule::attached`](crate::sync::Schedule::attached).
+    /// The states of the peers, updated by [`Schedule::attached`](crate::sync::Schedule::attached).
     pub fn peers(&self) -> &Peers {
         &self.peers
     }
 
-    /// What decides about the events that syncs bring to the relay.
+    /// The admission of events that syncs bring to the relay.
     pub fn admission(&self) -> &Admission {
         &self.admission
     }
 
-    /// Puts a new configuration in force, as far as that takes no restart. The log and the schedule
-    /// of syncs are no part of this; whoever runs these looks at the keys that changed.
+    /// Applies a new configuration, except for keys that need a restart. The caller applies changed
+    /// keys of the log and of the schedule of syncs.
     ///
     /// # Errors
-    /// As [`Config::check`]; everything then stays as it was.
+    /// As [`Config::check`]; the configuration is then unchanged.
     pub fn reload(&self, config: Config) -> Result<Reloaded, ConfigError> {
         self.admission.reload(config)
     }
 
-    /// Stops accepting, closes every socket with 1001, and returns when all have ended or after 10
-    /// seconds.
+    /// Stops accepting, closes every socket with 1001, and returns when all connections have ended
+    /// or after 10 seconds.
     pub async fn stop(self) {
         self.stop.stop().await;
     }

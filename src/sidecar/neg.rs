@@ -1,5 +1,5 @@
-//! NEG-OPEN, NEG-MSG and NEG-CLOSE (NIP-77) of one client, answered from the relay's database: of
-//! private kinds it has what the client wrote or is addressed by, once the relay knows its key.
+//! NEG-OPEN, NEG-MSG and NEG-CLOSE (NIP-77) of one client, answered from the relay's database.
+//! Events of private kinds are included if the client has authenticated as author or addressee.
 
 use super::SidecarState;
 use super::auth::{self, SharedAuth};
@@ -13,16 +13,16 @@ use crate::store::{Filter, Viewer};
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// The sessions of a client, and the place of its connection.
+/// The sessions of a client, and the slot of its connection.
 pub(super) struct Neg {
     shared: Arc<SidecarState>,
     place: Arc<Place>,
-    // Whose the sessions are.
+    // The viewer of the sessions.
     viewer: Viewer,
-    // A key of the client's would be believed.
+    // Whether authentication could succeed.
     may_show_key: bool,
     sessions: NegSessions,
-    // What is done for the client ends with this.
+    // Dropping it cancels work for the client.
     _attending: Attending,
 }
 
@@ -35,8 +35,8 @@ impl Neg {
         Self { shared, place, viewer, may_show_key: false, sessions, _attending: attending }
     }
 
-    /// Takes a message whose verb begins with `NEG-`, sent by a client that has shown this much
-    /// (NIP-42); returns the answer, where there is one.
+    /// Handles a message whose verb begins with `NEG-`, given the client's authentication (NIP-42).
+    /// Returns the answer, if there is one.
     pub(super) async fn take(&mut self, text: Vec<u8>, auth: &SharedAuth) -> Option<String> {
         let Ok(text) = String::from_utf8(text) else {
             return Some(message::notice(&Prefix::Invalid.before("a message that is not UTF-8")));
@@ -58,7 +58,7 @@ impl Neg {
                 self.sessions.close(&id);
                 None
             }
-            // Only NEG verbs come here.
+            // Only NEG verbs reach this function.
             Ok(_) => None,
             Err(refusal) => {
                 self.sessions.refused(&refusal);
@@ -67,14 +67,14 @@ impl Neg {
         }
     }
 
-    /// Sees what the client has shown by now.
+    /// Updates the viewer from the client's authentication.
     fn look_at(&mut self, auth: &SharedAuth) {
         let auth = auth::lock(auth);
         let mirrors = &self.shared.service.config().auth.mirror_keys;
         let viewer = Viewer::new(self.shared.private_kinds.clone(), auth.key())
             .seeing_all(auth.key().is_some_and(|key| mirrors.contains(&key)));
         if !self.viewer.keys().is_empty() && self.viewer.keys() != viewer.keys() {
-            // The relay has refused what it was shown: what is open may show too much.
+            // The relay has rejected the key: open sessions may contain too much.
             self.sessions.close_all();
         }
         self.viewer = viewer;
@@ -82,7 +82,8 @@ impl Neg {
             auth.is_asked() && !self.shared.service.config().attach.relay_url.is_empty();
     }
 
-    /// Private kinds are asked a key for only where one would be believed; elsewhere there are none.
+    /// Requires authentication for private kinds only if it could succeed; otherwise nobody can see
+    /// them.
     fn may_sync(&self, filters: &[Filter]) -> Result<(), String> {
         let config = &self.shared.service.config().auth;
         match self.may_show_key {
@@ -91,12 +92,12 @@ impl Neg {
         }
     }
 
-    /// Whether no session is open.
+    /// Whether there are no open sessions.
     pub(super) fn is_empty(&self) -> bool {
         self.sessions.is_empty()
     }
 
-    /// Ends the sessions that have been asked nothing for too long. Returns what is said of each.
+    /// Ends sessions that are idle for too long. Returns a message for each.
     pub(super) fn expire(&mut self) -> Vec<String> {
         self.sessions.expire()
     }

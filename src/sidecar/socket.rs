@@ -1,5 +1,5 @@
-//! The two ends that a tunnel joins: how much is read of one at a time, and how long the other may
-//! take nothing.
+//! The sockets of both sides of a proxied connection, with the size of a read and the timeout of a
+//! write.
 
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -7,35 +7,35 @@ use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 
-/// What is read at a time.
+/// Maximum length of one read, in bytes.
 pub(super) const READ_BYTES: usize = 32 << 10;
 
-/// The way from a client or a relay.
+/// The reading half of a connection to a client or a relay.
 pub(super) type Reading = ReadHalf<TokioIo<Upgraded>>;
 
-/// The way to a client or a relay, which fails when nothing is taken for too long: whoever is not
-/// read meanwhile cannot tell.
+/// The writing half of a connection to a client or a relay. Writes have a timeout, because a side
+/// that is not being read cannot be seen to disconnect.
 pub(super) struct ProxySocket {
     writing: WriteHalf<TokioIo<Upgraded>>,
     patience: Duration,
 }
 
-/// Both ways of a connection.
+/// Both halves of a connection.
 pub(super) fn split(upgraded: Upgraded, patience: Duration) -> (Reading, ProxySocket) {
     let (reading, writing) = tokio::io::split(TokioIo::new(upgraded));
     (reading, ProxySocket { writing, patience })
 }
 
 impl ProxySocket {
-    /// How long nothing may be taken.
+    /// The timeout of writes.
     pub(super) fn patience(&self) -> Duration {
         self.patience
     }
 
-    /// Sends all of it.
+    /// Sends all bytes.
     ///
     /// # Errors
-    /// `TimedOut` when nothing is taken for too long, and what the socket says.
+    /// `TimedOut` when nothing could be written for too long, and the socket's errors.
     pub(super) async fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let taken = tokio::time::timeout(self.patience, self.writing.write(bytes)).await??;
@@ -47,10 +47,10 @@ impl ProxySocket {
         Ok(())
     }
 
-    /// Sends nothing more.
+    /// Closes the writing half.
     ///
     /// # Errors
-    /// What the socket says.
+    /// The socket's errors.
     pub(super) async fn shutdown(&mut self) -> io::Result<()> {
         self.writing.shutdown().await
     }

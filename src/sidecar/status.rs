@@ -1,5 +1,5 @@
-//! `/health`, `/metrics` and `/status`, on an address of their own: on the one that clients connect to, these
-//! paths are the relay's.
+//! `/health`, `/metrics` and `/status` on an address of their own: on the address for clients,
+//! these paths belong to the relay.
 
 use super::{SidecarState, http};
 use crate::config::AttachConfig;
@@ -31,7 +31,7 @@ pub(super) async fn respond<B>(
     }
 }
 
-/// 200 while the database can be read and the relay answers, 503 with the reasons when not.
+/// 200 if the database can be read and the relay answers, otherwise 503 with the reasons.
 async fn health(shared: &Arc<SidecarState>) -> Response<Full<Bytes>> {
     let mut reasons = shared.service.reasons();
     let read = shared.database.check(|| {
@@ -53,7 +53,7 @@ async fn health(shared: &Arc<SidecarState>) -> Response<Full<Bytes>> {
     status::health(&reasons)
 }
 
-/// The sizes of the relay's database and of its log; 0 for what is not there.
+/// The sizes of the relay's database and of its log, in bytes; 0 for a missing file.
 fn file_bytes(config: &AttachConfig) -> (u64, u64) {
     let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |it| it.len());
     let mut wal = config.path.clone().into_os_string();

@@ -1,4 +1,4 @@
-//! From the relay to the client, with our own answers between its messages.
+//! Passes messages from the relay to the client, with our own answers in between.
 
 use super::auth::{SEEN_BYTES, SharedAuth, lock};
 use super::socket::{ProxySocket, READ_BYTES, Reading};
@@ -11,25 +11,25 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-/// The most answers that wait for the client; then its messages wait.
+/// Maximum number of queued answers; beyond it, the client's messages wait.
 const QUEUE_ANSWERS: usize = 16;
 
-/// Something for the client that does not come from the relay.
+/// A message for the client that does not come from the relay.
 pub(super) enum Own {
-    /// A message, with its part of what may wait.
+    /// A message, with its share of the outbound memory.
     Answer(String, OutboundPermit),
-    /// The last thing.
+    /// A close frame; nothing follows it.
     Close(CloseCode, &'static str),
 }
 
-/// Our own answers to the client. Clones share the queue.
+/// The queue of our own answers to the client. Clones share it.
 #[derive(Clone)]
 pub(super) struct Answers {
     queue: mpsc::Sender<Own>,
     room: OutboundRoom,
 }
 
-/// A queue whose messages wait for the client in `room`.
+/// A queue whose messages take their memory from `room`.
 pub(super) fn answers(room: OutboundRoom) -> (Answers, mpsc::Receiver<Own>) {
     let (queue, out) = mpsc::channel(QUEUE_ANSWERS);
     (Answers { queue, room }, out)
@@ -39,22 +39,22 @@ impl Answers {
     /// Queues a message, once there is room for it.
     pub(super) async fn send(&self, text: String) {
         if let Some(room) = self.room.take(text.len()).await {
-            // Fails only when the client is gone.
+            // Fails only if the client is gone.
             let _ = self.queue.send(Own::Answer(text, room)).await;
         }
     }
 
-    /// Queues the last thing.
+    /// Queues a close frame.
     pub(super) async fn close(&self, code: CloseCode, reason: &'static str) {
         let _ = self.queue.send(Own::Close(code, reason)).await;
     }
 }
 
-/// From the relay to the client, with our own answers between its messages, until either is gone or
-/// the last thing is said.
+/// Passes messages from the relay to the client, with our own answers in between, until either side
+/// is gone or a close frame is sent.
 ///
 /// # Errors
-/// The client takes nothing more.
+/// The client does not accept more data.
 pub(super) async fn down(
     mut from: Reading,
     mut to: ProxySocket,
@@ -69,7 +69,7 @@ pub(super) async fn down(
     let mut waiting: Option<(Vec<u8>, OutboundPermit)> = None;
     let mut is_open = true;
     loop {
-        // RFC 6455, section 5.5.1: nothing comes after a close frame.
+        // RFC 6455, section 5.5.1: nothing follows a close frame.
         if let Some((answer, _room)) = waiting.take_if(|_| listening.frames.is_between_messages())
             && !listening.has_closed
         {
@@ -80,7 +80,7 @@ pub(super) async fn down(
                 Ok(read) if read > 0 => {
                     let stream = buffer.get(..read).unwrap_or_default();
                     let between = listening.hear(stream);
-                    // An answer that waits goes where a message of the relay's ends.
+                    // A queued answer is inserted after the end of a message from the relay.
                     let (before, after) = match (&waiting, between) {
                         (Some(_), Some(at)) => stream.split_at_checked(at).unwrap_or((stream, &[])),
                         _ => (stream, &[][..]),
@@ -111,7 +111,7 @@ pub(super) async fn down(
                 }
                 None => is_open = false,
             },
-            // The relay has begun a message and does not go on, so that nothing else can be said.
+            // The relay has begun a message and does not continue, so nothing else can be sent.
             () = tokio::time::sleep(to.patience()), if waiting.is_some() => {
                 return to.shutdown().await;
             }
@@ -119,20 +119,20 @@ pub(super) async fn down(
     }
 }
 
-/// What is heard of the relay in passing.
+/// The state of the observed stream from the relay.
 struct Listening {
     auth: SharedAuth,
     frames: Frames,
     // The text of a message that may be about AUTH.
     text: Option<Vec<u8>>,
-    // The frame that is being read stands between those of a message.
+    // Whether the current frame is a control frame within a message.
     is_control: bool,
     has_closed: bool,
 }
 
 impl Listening {
-    /// Hears a part of the stream. Returns the last place in it that is between two messages, and
-    /// before a close frame.
+    /// Observes a part of the stream. Returns the last position in it that is between two messages
+    /// and before a close frame.
     fn hear(&mut self, stream: &[u8]) -> Option<usize> {
         let mut rest = stream;
         let mut between = None;

@@ -1,4 +1,4 @@
-//! The key that tells peers who we are (NIP-42).
+//! The key with which the sync authenticates to peers (NIP-42).
 
 use super::SyncError;
 use crate::config::SyncConfig;
@@ -9,7 +9,7 @@ use std::path::Path;
 /// The environment variable that holds a secret key.
 const KEY_VARIABLE: &str = "NEGSYNC_KEY";
 
-/// The key from the environment, else from the configured file.
+/// The key from the environment, or else from the configured file.
 pub(super) fn configured_keys(config: &SyncConfig) -> Result<Option<Keys>, SyncError> {
     let (place, text) = match std::env::var(KEY_VARIABLE) {
         Ok(text) if !text.is_empty() => (format!("${KEY_VARIABLE}"), Ok(text)),
@@ -22,15 +22,15 @@ pub(super) fn configured_keys(config: &SyncConfig) -> Result<Option<Keys>, SyncE
     };
     let wrong = |reason: String| SyncError::Key { place: place.clone(), reason };
     let text = text.map_err(|error| wrong(error.to_string()))?;
-    // The reason must not repeat any of the key.
+    // The error must not contain any part of the key.
     let keys = Keys::parse(text.trim());
     keys.map(Some).map_err(|_| wrong("is neither 64 hex digits nor an nsec".to_owned()))
 }
 
-/// As ssh does, refuses a key that others can read. A group is allowed where the administrator says so:
-/// services are handed their secrets in files of root's and their own group.
+/// Refuses a key file that others can read, as ssh does. Group access is allowed on request of the
+/// administrator: some services get their secrets in files owned by root and their own group.
 fn check_permissions(file: &Path) -> Result<(), SyncError> {
-    // What cannot be looked at cannot be read either, which says why.
+    // If the metadata cannot be read, reading the file fails too, with a better error.
     let Ok(metadata) = file.metadata() else { return Ok(()) };
     let mode = metadata.mode() & 0o777;
     let is_open = mode & 0o007 != 0 || mode & 0o070 != 0 && metadata.uid() != 0;

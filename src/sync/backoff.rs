@@ -1,15 +1,15 @@
-//! How long to wait before the next attempt.
+//! Pauses between attempts.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 /// The first pause, before jitter.
 const FIRST: Duration = Duration::from_millis(500);
-/// The longest pause, before jitter.
+/// Maximum pause, before jitter.
 const MOST: Duration = Duration::from_secs(60);
 
-/// Pauses that double from attempt to attempt, each shortened by up to half at random, so that
-/// those who lost the same peer do not come back at the same moment.
+/// Pauses that double with each attempt, each shortened by up to half at random, so that clients
+/// that lost the same peer do not reconnect at the same time.
 #[derive(Debug)]
 pub(super) struct Backoff {
     failures: u32,
@@ -23,26 +23,26 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Pauses of which `seed` decides the random part.
+    /// Pauses whose random part derives from `seed`.
     pub(super) fn new(seed: u64) -> Self {
         Self { failures: 0, random: seed | 1 }
     }
 
-    /// The attempts that failed since the last success.
+    /// The number of failed attempts since the last success.
     pub(super) fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// An attempt got somewhere.
+    /// Records a success.
     pub(super) fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// An attempt failed: the pause before the next.
+    /// Records a failure, and returns the pause before the next attempt.
     pub(super) fn next(&mut self) -> Duration {
         let full = FIRST.saturating_mul(1 << self.failures.min(16)).min(MOST);
         self.failures = self.failures.saturating_add(1);
-        // Xorshift: enough to keep those apart who lost the same peer.
+        // Xorshift: random enough to spread reconnections.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;

@@ -1,4 +1,4 @@
-//! DifferenceCount by what their events have in common: the day, the kind or the author.
+//! Differences grouped by day, kind or author.
 
 use super::machine::{Seen, Settled};
 use crate::hex;
@@ -10,25 +10,25 @@ use serde::{Serialize, Serializer};
 use std::collections::{BTreeMap, HashSet};
 use std::num::NonZeroU64;
 
-/// The length of a range that is asked about by day, in seconds.
+/// Length of the ranges for differences by day, in seconds.
 pub(super) const BUCKET_S: NonZeroU64 = NonZeroU64::new(DAY_S).unwrap();
-/// The most events that only the peer has that are asked for, to learn kinds and authors.
+/// Maximum number of events to request from the peer for their kinds and authors.
 const MOST_LOOKED_AT: usize = 100_000;
 
-/// What differences are told apart by.
+/// The grouping of differences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum By {
-    /// The day of `created_at`, in UTC. Difference out by the reconciliation alone.
+    /// The day of `created_at`, in UTC. The reconciliation alone finds it.
     #[default]
     Day,
-    /// The kind. The events that only the peer has are asked for, and not kept.
+    /// The kind. Events that only the peer has are requested, but not stored.
     Kind,
-    /// The author. The events that only the peer has are asked for, and not kept.
+    /// The author. Events that only the peer has are requested, but not stored.
     Author,
 }
 
-/// What the events of a row have in common.
+/// The common property of a row's events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     /// The first second of a day, in UTC.
@@ -65,7 +65,7 @@ impl By {
     }
 }
 
-/// How much differs, row by row.
+/// The differences, row by row.
 #[derive(Debug, Clone, Default)]
 pub struct Rows(pub(super) BTreeMap<Key, DifferenceCount>);
 
@@ -76,7 +76,7 @@ impl Rows {
         row.need += need;
     }
 
-    /// Adds an event that only the peer has.
+    /// Counts an event that only the peer has.
     pub(super) fn add_theirs(&mut self, by: By, created_at: u64, seen: Seen) {
         self.add(by.key(created_at, seen.kind, seen.pubkey), 0, 1);
     }
@@ -93,19 +93,19 @@ impl Rows {
 pub(super) struct Breakdown {
     pub(super) by: By,
     pub(super) rows: Rows,
-    /// Events that only the peer has and that were not looked at.
+    /// Events that only the peer has and that were not requested.
     pub(super) unseen: u64,
-    /// Those that are being asked for.
+    /// Requested events that have not come yet.
     awaited: HashSet<[u8; 32]>,
-    /// What the session under way has found; only a complete one counts.
+    /// The differences of the current session; only a complete session counts.
     session: Difference,
 }
 
-/// What a complete session leaves to be looked up.
+/// Ids of a complete session that are to be looked up.
 pub(super) struct ToLookUp {
-    /// Events of ours.
+    /// Events of our own side.
     pub(super) have: Vec<[u8; 32]>,
-    /// Events to ask the peer for.
+    /// Events to request from the peer.
     pub(super) need: Vec<[u8; 32]>,
 }
 
@@ -120,12 +120,12 @@ impl Breakdown {
         }
     }
 
-    /// A session begins: what an unfinished one has found is found again.
+    /// Begins a session. Drops the differences of an unfinished one, which will be found again.
     pub(super) fn begin_session(&mut self) {
         self.session = Difference::new();
     }
 
-    /// What an answer shows.
+    /// Adds the differences of one answer.
     pub(super) fn found(&mut self, found: &Difference) {
         match self.by {
             By::Day => {
@@ -142,7 +142,7 @@ impl Breakdown {
         }
     }
 
-    /// The session is complete.
+    /// Ends a complete session.
     pub(super) fn end_session(&mut self) -> ToLookUp {
         let Difference { have, mut need, time_buckets: cells } = std::mem::take(&mut self.session);
         for (start, DifferenceCount { have, need }) in cells {
@@ -155,7 +155,7 @@ impl Breakdown {
         ToLookUp { have, need }
     }
 
-    /// Takes an event that was asked for; `false` when it was not.
+    /// Counts a requested event; `false` if it was not requested.
     pub(super) fn looked_at(&mut self, event: &Settled, seen: Seen) -> bool {
         let awaited = event.id.is_some_and(|id| self.awaited.remove(&id));
         if awaited {
@@ -168,7 +168,7 @@ impl Breakdown {
         self.rows.merge(rows);
     }
 
-    /// Nothing more will come.
+    /// Ends the pass: no more events come.
     pub(super) fn finish(&mut self) {
         self.unseen += self.awaited.drain().count() as u64;
     }
@@ -182,7 +182,7 @@ pub(super) fn of_ours(
 ) -> Result<Rows, StoreError> {
     let mut rows = Rows::default();
     source.events(ids, &mut |item, json| {
-        // What is stored can be read.
+        // A stored event can always be parsed.
         if by == By::Day {
             rows.add(by.key(item.created_at, 0, [0; 32]), 1, 0);
         } else if let Ok(event) = Event::parse(json) {

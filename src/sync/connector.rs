@@ -1,4 +1,4 @@
-//! The way to a peer: TCP, straight or through a proxy, and TLS where its URL asks for it.
+//! Connects to a peer: TCP, directly or through a proxy, with TLS if the URL asks for it.
 
 use super::SyncError;
 use super::dial::{DialError, Duplex, unreached};
@@ -17,12 +17,12 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_socks::tcp::Socks5Stream;
 
-/// How long each step of connecting may take.
+/// Timeout for each step of connecting.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same through a proxy: Tor builds a circuit first.
+/// Timeout for each step through a proxy: Tor builds a circuit first.
 const PROXY_STEP_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// How peers are reached. Clones share the authorities.
+/// Settings for connecting to peers. Clones share the authorities.
 #[derive(Debug, Clone, Default)]
 pub struct Connector {
     trust: Trust,
@@ -33,13 +33,13 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// As `[sync]` says.
+    /// Settings from `[sync]`.
     pub(super) fn configured(config: &SyncConfig) -> Result<Self, SyncError> {
         let (trust, via) = (Trust::configured(config)?, config.proxy.clone());
         Ok(Self { trust, via, ..Self::default() })
     }
 
-    /// As `[sync]` says, with what a `[[peer]]` says otherwise.
+    /// Settings from `[sync]`, overridden by those of a `[[peer]]`.
     #[must_use]
     pub(super) fn for_peer(&self, peer: &PeerConfig) -> Self {
         Self {
@@ -50,13 +50,13 @@ impl Connector {
         }
     }
 
-    /// Without a proxy: the way to a relay of our own.
+    /// The same without a proxy, for our own relay.
     #[must_use]
     pub(super) fn direct(&self) -> Self {
         Self { via: Via::Direct, ..self.clone() }
     }
 
-    /// How long one step of connecting may take.
+    /// Timeout for one step of connecting.
     pub(super) fn step_timeout(&self) -> Duration {
         match self.via {
             Via::Direct => STEP_TIMEOUT,
@@ -64,7 +64,7 @@ impl Connector {
         }
     }
 
-    /// How long to wait for what takes `straight` without a proxy.
+    /// The timeout for an operation that takes up to `straight` without a proxy.
     pub(super) fn patience(&self, straight: Duration) -> Duration {
         match self.via {
             Via::Direct => straight,
@@ -72,13 +72,13 @@ impl Connector {
         }
     }
 
-    /// Whether there is a way to the peer at all.
+    /// Checks that the peer can be reached at all.
     ///
     /// # Errors
-    /// When it is an onion service and there is no proxy.
+    /// [`SyncError`] when the peer is an onion service and there is no proxy.
     pub(super) fn check(&self, url: &RelayUrl) -> Result<(), SyncError> {
         match self.via {
-            // RFC 7686: such a name is never looked up.
+            // RFC 7686: such a name must not be looked up in DNS.
             Via::Direct if url.is_onion() => {
                 Err(SyncError::OnionWithoutProxy { url: url.to_string() })
             }
@@ -125,7 +125,7 @@ async fn straight(url: &RelayUrl) -> Result<TcpStream, DialError> {
     Ok(tcp)
 }
 
-/// Asks the proxy for a way to the peer, by the peer's name.
+/// Asks the proxy for a connection to the peer, by its host name.
 async fn through(proxy: &Proxy, url: &RelayUrl) -> Result<Box<dyn Duplex>, String> {
     let tcp = TcpStream::connect((proxy.host.as_str(), proxy.port)).await;
     let tcp = tcp.map_err(|error| format!("it cannot be reached ({error}); is it running?"))?;
@@ -146,7 +146,7 @@ async fn through(proxy: &Proxy, url: &RelayUrl) -> Result<Box<dyn Duplex>, Strin
     }
 }
 
-/// RFC 9110, section 9.3.6.
+/// HTTP CONNECT (RFC 9110, section 9.3.6).
 async fn http_connect(
     tcp: TcpStream,
     proxy: &Proxy,

@@ -1,4 +1,4 @@
-//! Why a peer could not be reached.
+//! Errors of connecting to a peer.
 
 use crate::relay_url::RelayUrl;
 use std::io::ErrorKind;
@@ -13,9 +13,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 #[error("cannot connect: {reason}")]
 pub(super) struct DialError {
     reason: String,
-    /// Nothing came in time.
+    /// Whether the error is a timeout.
     pub(super) is_silence: bool,
-    /// Whether another attempt cannot do better; the hint may.
+    /// Whether retries are pointless until the hint is followed.
     pub(super) is_final: bool,
     pub(super) hint: Option<&'static str>,
 }
@@ -25,24 +25,24 @@ impl DialError {
         Self { reason: reason.into(), is_silence: false, is_final: false, hint: None }
     }
 
-    /// One that said nothing for too long.
+    /// A timeout.
     pub(super) fn silence(reason: impl Into<String>) -> Self {
         Self { is_silence: true, ..Self::new(reason) }
     }
 
-    /// One that stays as it is, however often it is tried.
+    /// A permanent error.
     pub(super) fn lasting(reason: impl Into<String>, hint: Option<&'static str>) -> Self {
         Self { is_final: true, hint, ..Self::new(reason) }
     }
 }
 
-/// Why there is no connection, and what may be wrong.
+/// The reason, with a hint at a probable cause.
 pub(super) fn unreached(url: &RelayUrl, error: &std::io::Error) -> String {
     match (error.kind(), error.raw_os_error()) {
         (ErrorKind::ConnectionRefused, _) => {
             format!("nothing serves at {}; is the relay running?", url.authority())
         }
-        // Looking the name up is no call of the system, and has no number.
+        // A failed name lookup is not a system call and has no error number.
         (_, None) => format!("{error}; is the name {} right?", url.host()),
         _ => error.to_string(),
     }

@@ -1,5 +1,5 @@
-//! What differs between this store and a peer: a reconciliation that moves nothing, told by day,
-//! kind or author.
+//! Differences between this store and a peer, by day, kind or author: a reconciliation that moves
+//! nothing.
 
 use super::breakdown::{By, Key};
 use super::reason::Reason;
@@ -10,20 +10,21 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use tokio_util::sync::CancellationToken;
 
-/// What to compare.
+/// Options of a comparison.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct DiffOptions {
-    /// Which events.
+    /// The events to compare.
     pub filter: PeerFilter,
-    /// What differences are told apart by.
+    /// The grouping of differences.
     pub by: By,
-    /// Compare id lists and believe no fingerprint.
+    /// Compare id lists and trust no fingerprint.
     pub exact: bool,
-    /// The connections in a row that may fail.
+    /// Maximum number of connections in a row that may fail.
     pub attempts: u32,
-    /// Ends the comparison when it is cancelled.
+    /// Cancels the comparison.
     pub stop: CancellationToken,
-    /// Hears what is said.
+    /// Receives all messages.
     pub trace: Option<Trace>,
 }
 
@@ -34,76 +35,122 @@ impl Default for DiffOptions {
     }
 }
 
-/// What differs.
+impl DiffOptions {
+    /// Sets [`DiffOptions::filter`].
+    #[must_use]
+    pub fn filter(mut self, filter: PeerFilter) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    /// Sets [`DiffOptions::by`].
+    #[must_use]
+    pub fn by(mut self, by: By) -> Self {
+        self.by = by;
+        self
+    }
+
+    /// Sets [`DiffOptions::exact`].
+    #[must_use]
+    pub fn exact(mut self, exact: bool) -> Self {
+        self.exact = exact;
+        self
+    }
+
+    /// Sets [`DiffOptions::attempts`].
+    #[must_use]
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// Sets [`DiffOptions::stop`].
+    #[must_use]
+    pub fn stop(mut self, stop: CancellationToken) -> Self {
+        self.stop = stop;
+        self
+    }
+
+    /// Sets [`DiffOptions::trace`].
+    #[must_use]
+    pub fn trace(mut self, trace: impl Into<Option<Trace>>) -> Self {
+        self.trace = trace.into();
+        self
+    }
+}
+
+/// The result of a comparison.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Diff {
     /// The peer.
     pub url: String,
-    /// Which events were compared.
+    /// The filter of the compared events.
     pub filter: serde_json::Map<String, serde_json::Value>,
-    /// What the rows are.
+    /// The grouping of the rows.
     pub by: By,
-    /// How the peer's events were found out.
+    /// How the peer's events were found.
     pub method: Method,
-    /// The rows in which something differs, in order.
+    /// The rows with differences, in order.
     pub rows: Vec<DiffRow>,
-    /// Events that only we have.
+    /// The number of events that only we have.
     pub have: u64,
-    /// Events that only the peer has, `unseen` included.
+    /// The number of events that only the peer has, including `unseen`.
     pub need: u64,
-    /// Events that only the peer has and that stand in no row: they were too many to be asked
-    /// for, or did not come.
+    /// The number of events that only the peer has and that are in no row: they were too many to
+    /// request, or did not come.
     pub unseen: u64,
-    /// How many of both an earlier sync gave up, by reason; a sync would not move them.
+    /// The number of differing events that an earlier sync gave up on, by reason; a sync would not
+    /// move them.
     pub given_up: BTreeMap<Reason, u64>,
-    /// How both sides compare.
+    /// The verdict about both sides.
     pub verdict: Verdict,
-    /// What the verdict rests on.
+    /// The basis of the verdict.
     pub proof: Option<Proof>,
-    /// What the peer did not show, though it may have it.
+    /// Ranges that the peer may have but did not show.
     pub not_seen: Vec<Unseen>,
-    /// Kinds that the peer shows to their owners only: they were not compared.
+    /// Kinds that the peer shows only to their owners; they were not compared.
     pub not_compared: Vec<u16>,
     /// See [`Report::kept_since`](super::Report::kept_since).
     pub kept_since: Option<u64>,
-    /// Events of the peer's that cannot be read.
+    /// The number of the peer's events that cannot be parsed.
     pub unreadable: u64,
     /// See [`Report::connections`](super::Report::connections).
     pub connections: u32,
-    /// Whether both sides hold the same events that match; `false` where there is an `error`.
+    /// Whether both sides have the same matching events; `false` if there is an `error`.
     pub equal: bool,
-    /// Questions of the reconciliation that were answered.
+    /// The number of answered questions of the reconciliation.
     pub round_trips: u64,
     /// Bytes of messages sent.
     pub bytes_up: u64,
     /// Bytes of messages received.
     pub bytes_down: u64,
-    /// Milliseconds from the beginning to the end.
+    /// Duration in milliseconds.
     pub elapsed_ms: u64,
-    /// Why it could not be found out.
+    /// Why the comparison failed.
     pub error: Option<String>,
-    /// What may help.
+    /// A hint.
     pub hint: Option<&'static str>,
 }
 
-/// How much differs among the events that have `key` in common.
+/// The differences among the events with the same `key`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct DiffRow {
     /// The day, the kind or the author.
     pub key: Key,
-    /// Events that only we have.
+    /// The number of events that only we have.
     pub have: u64,
-    /// Events that only the peer has.
+    /// The number of events that only the peer has.
     pub need: u64,
 }
 
-/// Finds out what differs from the peer at `url`. Nothing is stored or sent: by day only ids are
-/// compared; by kind and author the events that only the peer has are read, up to 100,000. A peer
-/// that does not reconcile (NIP-77) is read whole, page by page.
+/// Compares this store with the peer at `url`. Nothing is stored or sent. By day, only ids are
+/// compared; by kind and author, events that only the peer has are requested, up to 100,000. A peer
+/// without NIP-77 is read completely, page by page.
 ///
 /// # Errors
-/// When the URL is bad or the store fails. A peer's faults are in [`Diff::error`].
+/// [`SyncError`] when the URL is invalid or the store fails. Faults of the peer are in
+/// [`Diff::error`].
 pub async fn diff(
     local: &Local,
     url: &str,

@@ -1,5 +1,5 @@
-//! On which days each peer of the schedule differs: looked up now and then for those that a sync
-//! left different, so that whoever watches need not ask.
+//! Looks up, at intervals, the days on which scheduled peers differ, for peers that a sync left
+//! different. The result is shown without a request.
 
 use super::{By, DiffOptions, Key, Local, PeerFilter, diff};
 use crate::metrics::{DayDiffers, DriftLook, Verdict, Watched};
@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How often it is asked whether a sync has ended.
+/// Interval at which ended syncs are detected.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Whom to look at, and how often at most.
+/// The peers to check, and the minimum interval of checks.
 pub(super) struct DriftCheck {
     pub(super) local: Local,
     pub(super) url: RelayUrl,
@@ -23,9 +23,9 @@ pub(super) struct DriftCheck {
 }
 
 impl DriftCheck {
-    /// Looks until the schedule stops.
+    /// Runs until the schedule stops.
     pub(super) async fn run(self) {
-        // How many syncs had ended when it was looked last.
+        // The number of ended syncs at the last check.
         let mut seen = 0;
         let mut next = Instant::now();
         loop {

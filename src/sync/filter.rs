@@ -1,5 +1,5 @@
-//! Which events are synced: a filter as it is sent to the peer and as the store reads it, and the
-//! windows of time that it can be divided into.
+//! The filter of a sync, as it is sent to the peer and as the store reads it, and the time windows
+//! into which it can be divided.
 
 use crate::hex;
 use crate::index::Slice;
@@ -12,15 +12,15 @@ use serde_json::{Map, Value};
 pub struct PeerFilter {
     json: Map<String, Value>,
     parsed: Filter,
-    // What is left of it by our own retention; the rest is asked for no more.
+    // The part that our own retention keeps; nothing else is requested.
     kept: Option<RetentionWindow>,
 }
 
 impl PeerFilter {
-    /// Reads a filter from its JSON text.
+    /// Parses a filter from its JSON text.
     ///
     /// # Errors
-    /// Names the first key that is malformed or unknown.
+    /// [`FilterError`] names the first key that is malformed or unknown.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
         let parsed = Filter::parse(text)?;
         let json = match serde_json::from_str(text) {
@@ -40,7 +40,7 @@ impl PeerFilter {
         &self.parsed
     }
 
-    /// The text that the filter is remembered under.
+    /// The text under which the sync mark is recorded.
     pub(super) fn text(&self) -> String {
         Value::Object(self.json.clone()).to_string()
     }
@@ -50,18 +50,18 @@ impl PeerFilter {
         Window { since: self.parsed.since, until: self.parsed.until }
     }
 
-    /// The filter, of which our retention keeps this much.
+    /// The filter, restricted to the part that our retention keeps.
     pub(super) fn keeping(&self, kept: Option<RetentionWindow>) -> Self {
         Self { kept, ..self.clone() }
     }
 
-    /// The second from which our retention keeps everything that matches.
+    /// The second from which our retention keeps all matching events.
     pub(super) fn kept_since(&self) -> Option<u64> {
         self.kept.as_ref().map(|kept| kept.since)
     }
 
-    /// The filter and what is to be asked for of a part of its window, the newest first: all of it, or what
-    /// our retention keeps.
+    /// The filters and windows to request for a part of the filter's window, newest first: all of
+    /// it, or the part that our retention keeps.
     pub(super) fn parts(&self, window: Window) -> Vec<(Self, Window)> {
         let whole = self.keeping(None);
         let Some(RetentionWindow { since, ageless_kinds }) = &self.kept else {
@@ -80,7 +80,7 @@ impl PeerFilter {
         parts
     }
 
-    /// The filter for a part of its window.
+    /// The filter, restricted to a window.
     pub(super) fn within(&self, window: Window) -> Self {
         let mut narrow = self.clone();
         for (key, second) in [("since", window.since), ("until", window.until)] {
@@ -93,7 +93,7 @@ impl PeerFilter {
         narrow
     }
 
-    /// The filter with the newest so many events only.
+    /// The filter with a limit: only the newest events.
     pub(super) fn newest(&self, limit: usize) -> Self {
         let mut narrow = self.clone();
         let limit = self.parsed.limit.map_or(limit, |own| own.min(limit));
@@ -102,14 +102,14 @@ impl PeerFilter {
         narrow
     }
 
-    /// The filter with these kinds only.
+    /// The filter, restricted to these kinds.
     pub(super) fn with_kinds(&self, kinds: &[u16]) -> Self {
         let mut narrow = self.clone();
         narrow.json.insert("kinds".to_owned(), Value::from(kinds.to_vec()));
         narrow.reread()
     }
 
-    /// The filter with these authors only.
+    /// The filter, restricted to these authors.
     pub(super) fn with_authors(&self, authors: &[[u8; 32]]) -> Self {
         let mut narrow = self.clone();
         let hex: Vec<String> = authors.iter().map(|key| hex::encode(key)).collect();
@@ -117,12 +117,13 @@ impl PeerFilter {
         narrow.reread()
     }
 
-    /// How many values the longest list has; 0 without a list.
+    /// The number of values in the longest list; 0 without a list.
     pub(super) fn longest_list(&self) -> usize {
         self.json.values().filter_map(Value::as_array).map(Vec::len).max().unwrap_or(0)
     }
 
-    /// The filter in parts whose union it is, none of which has a list of more than `most` values.
+    /// Divides the filter into parts whose union it is, none with a list of more than `most`
+    /// values.
     pub(super) fn split_values(&self, most: usize) -> Vec<Self> {
         let most = most.max(1);
         let long = self.json.iter().find_map(|(key, value)| {
@@ -138,7 +139,7 @@ impl PeerFilter {
         values.chunks(most).flat_map(part).collect()
     }
 
-    /// The filter as its JSON says, of which a list was cut.
+    /// Parses the filter again after a list in its JSON was cut.
     fn reread(mut self) -> Self {
         if let Ok(parsed) = Filter::from_json(&Value::Object(self.json.clone())) {
             self.parsed = parsed;
@@ -147,21 +148,21 @@ impl PeerFilter {
     }
 }
 
-/// A window of time, both ends included, in seconds.
+/// A time window, both ends included, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Window {
-    /// The first second; none where there is no first.
+    /// The first second; `None` if unbounded.
     pub since: Option<u64>,
-    /// The last second; none where there is no last.
+    /// The last second; `None` if unbounded.
     pub until: Option<u64>,
 }
 
-/// No Nostr event is older: what claims to be gets a window of its own.
+/// Events with an earlier `created_at` get a window of their own.
 pub(super) const FIRST_EVENTS: u64 = 1_577_836_800;
 
 impl Window {
-    /// The window in parts that hold at most about `cap` items each, going by `ours`; at least
-    /// two. `None` when it is a single second.
+    /// Divides the window into parts that hold at most about `cap` items each, estimated from
+    /// `ours`; at least two parts. `None` if it is a single second.
     pub(super) fn divide(self, ours: &Slice, cap: Option<u64>, now: u64) -> Option<Vec<Self>> {
         let first = self.since.unwrap_or(0);
         let last = self.until.unwrap_or(now.max(first.saturating_add(1)));
@@ -169,7 +170,7 @@ impl Window {
             return None;
         }
         let cap = cap.and_then(|cap| usize::try_from(cap).ok()).filter(|cap| *cap > 1);
-        // Half the cap, because the peer has more than we know of.
+        // Half the cap, because the peer has more events than we know of.
         let parts = cap.map_or(2, |cap| ours.len() / (cap / 2).max(1) + 1).clamp(2, MOST_PARTS);
         let mut starts: Vec<u64> = (1..parts)
             .filter_map(|part| ours.item(ours.len().saturating_mul(part) / parts))
@@ -197,7 +198,7 @@ impl Window {
     }
 }
 
-/// The most parts that a window is divided into at a time.
+/// Maximum number of parts into which a window is divided at a time.
 const MOST_PARTS: usize = 64;
 
 #[cfg(test)]

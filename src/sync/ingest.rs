@@ -1,5 +1,5 @@
-//! What happens to an event that a peer sent: read, held against what was asked for and against
-//! the limits, verified on the verifier's threads, put to the write policy, stored.
+//! The path of an event from a peer: parsed, checked against the request and the limits, verified
+//! on the verifier's threads, passed to the write policy, stored.
 
 use super::Local;
 use super::machine::{Asked, Fate, Seen, Settled};
@@ -13,16 +13,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 impl Asked {
-    /// Whether an event of this id was asked for by it.
+    /// Whether an event with this id was requested.
     pub(super) fn names(&self, id: &[u8; 32]) -> bool {
         match self {
             Self::Ids(ids, _) | Self::ListingIds(ids, _) => ids.contains(id),
-            // What a page or a subscription shows is asked for, whatever its id.
+            // Any id on a page or of a subscription was requested.
             Self::Matching(_) | Self::Listing(_) => true,
         }
     }
 
-    /// Why an event is none of those that were asked for; its id where it was named.
+    /// Why an event was not requested; with its id, if it has one.
     pub(super) fn refusal(&self, event: &Event) -> Settled {
         let Item { id, created_at, .. } = event.item();
         let (id, reason) = match self {
@@ -50,8 +50,8 @@ impl Settled {
     }
 }
 
-/// The ids of events that are on their way from this peer into the store: their commits are not
-/// sent back to it. An id leaves when its commit has been heard of.
+/// The ids of events from this peer that are being stored: their commits are not sent back to it.
+/// An id is removed when its commit arrives.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FromPeer(Arc<Mutex<HashSet<[u8; 32]>>>);
 
@@ -60,12 +60,12 @@ impl FromPeer {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
     }
 
-    /// Forgets the id and returns whether it was there.
+    /// Removes the id, and returns whether it was there.
     pub(super) fn remove(&self, id: &[u8; 32]) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
     }
 
-    /// Forgets the ids of events that were not stored.
+    /// Removes the ids of events that were not stored.
     pub(super) fn settle(&self, events: &[Settled]) {
         for event in events.iter().filter(|event| event.fate != Fate::Stored) {
             if let Some(id) = &event.id {
@@ -79,7 +79,7 @@ impl FromPeer {
     }
 }
 
-/// Deals with events of the peer `url`: what came of each, in no order.
+/// Processes events of the peer `url`. Returns the fate of each, in no order.
 pub(super) async fn settle(
     local: &Local,
     url: &str,
@@ -94,7 +94,8 @@ pub(super) async fn settle(
     let work = move || admit_all(&admits, &from, &asked, texts, from_peer.as_ref());
     let origin = Origin::Peer(url.into());
     let Some((events, mut settled)) = local.verifier.check(&origin, bytes, work).await else {
-        // A panic, which the log has. Without a fate the session's accounts would not come out even.
+        // After a panic, which is logged: without a fate for each event the session's counts would
+        // not add up.
         return vec![Settled {
             id: None,
             created_at: 0,
@@ -120,7 +121,7 @@ pub(super) async fn settle(
     settled
 }
 
-/// Reads and verifies events; what needs no store is settled at once.
+/// Parses and verifies events. Events that do not need the store are settled at once.
 fn admit_all(
     local: &Local,
     source: &Source,
@@ -145,7 +146,7 @@ fn admit_all(
 }
 
 impl Local {
-    /// Has events kept: in our own store, or by the relay that we work for.
+    /// Stores events in our own store, or sends them to the relay that we work for.
     async fn keep(&self, origin: &Origin, events: Vec<VerifiedEvent>) -> Vec<Fate> {
         let Some(relay) = &self.relay else {
             return self.store.put(origin, events).await.into_iter().map(fate).collect();
@@ -158,7 +159,7 @@ impl Local {
     }
 }
 
-/// What becomes of an event that the write policy does not accept.
+/// The fate of an event that the write policy does not accept.
 fn refused(verdict: Judgement) -> Option<Fate> {
     match verdict {
         Judgement::Accept => None,
@@ -181,7 +182,7 @@ fn fate_of(refusal: &admission::Refusal) -> Fate {
     }
 }
 
-/// Everything that comes before the store; `Err` is what is settled without it.
+/// All checks before the store; `Err` settles the event without it.
 fn admit(
     local: &Local,
     source: &Source,
@@ -198,7 +199,7 @@ fn admit(
         return Err(asked.refusal(&event));
     }
     let settled = |fate| Settled::of(item, fate);
-    // A look is far cheaper than a signature.
+    // A lookup is far cheaper than a signature check.
     if local.sets.contains(&item) {
         return Err(settled(Fate::Duplicate));
     }

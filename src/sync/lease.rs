@@ -1,5 +1,5 @@
-//! The lease on the schedule: of several nodes over one database one keeps the peers in sync, and another takes
-//! over when it dies.
+//! The lease on the schedule: of several nodes over one database, one keeps the peers in sync.
+//! Another node takes over when it fails.
 
 use crate::store::{EventStore, StoreError};
 use std::sync::Arc;
@@ -8,21 +8,21 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// How often the lease is asked for within its term.
+/// Renewals within the lease's term.
 const ASKED_IN_TERM: u32 = 3;
 
-/// Whether this node has the lease.
+/// Whether this node holds the lease.
 #[derive(Clone)]
 pub(super) struct Lease(watch::Receiver<bool>);
 
 impl Lease {
-    /// A lease that nobody else can have.
+    /// A lease that this node always holds.
     pub(super) fn always() -> Self {
         // A channel without a sender keeps its value.
         Self(watch::channel(true).1)
     }
 
-    /// Asks the store for the lease until `stop`; the future has to be run for that.
+    /// Renews the lease at the store until `stop`. The returned future must be polled.
     pub(super) fn of(
         store: Arc<dyn EventStore>,
         term: Duration,
@@ -32,12 +32,12 @@ impl Lease {
         (Self(heard), keep(store, term, held, stop))
     }
 
-    /// Waits until this node has the lease, or until `stop`.
+    /// Waits until this node holds the lease, or until `stop`.
     pub(super) async fn held(&mut self, stop: &CancellationToken) {
         self.becomes(true, stop).await;
     }
 
-    /// Waits until this node does not have the lease any more, or until `stop`.
+    /// Waits until this node no longer holds the lease, or until `stop`.
     pub(super) async fn lost(&mut self, stop: &CancellationToken) {
         self.becomes(false, stop).await;
     }
@@ -55,8 +55,8 @@ impl Lease {
     }
 }
 
-/// Asks for the lease again and again. It is held from when it was asked for until its term ends, whatever
-/// an answer takes.
+/// Renews the lease at intervals. The lease is held from the time of the request until its term
+/// ends, independent of the duration of the answer.
 async fn keep(
     store: Arc<dyn EventStore>,
     term: Duration,
@@ -94,7 +94,7 @@ async fn keep(
     }
 }
 
-/// Ends the lease when its term does; never where it is not held.
+/// Ends the lease at the end of its term; pending forever if it is not held.
 async fn end(held: &watch::Sender<bool>, at: Instant) {
     if !*held.borrow() {
         return std::future::pending().await;

@@ -1,4 +1,4 @@
-//! What a client says to a relay and hears from it (NIP-01, NIP-42, NIP-77).
+//! The messages between a client and a relay, from the client's side (NIP-01, NIP-42, NIP-77).
 
 use super::filter::PeerFilter;
 use super::machine::{Hint, PageEvent};
@@ -7,35 +7,35 @@ use crate::prefix::Prefix;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-/// The most characters that are kept of what a peer says to people.
+/// Maximum number of characters that are kept of a peer's text.
 const WORDS_CHARS: usize = 200;
 
-/// What a peer says, as far as a sync cares.
+/// A message of the peer, as far as a sync uses it.
 #[derive(Debug)]
 pub(super) enum PeerMessage<'text> {
-    /// An event, unread, for a subscription.
+    /// An unparsed event for a subscription.
     Event { subscription: String, json: &'text str },
     /// The end of a subscription's stored events; NIP-67 says whether there are more.
     Eose { subscription: String, hint: Hint },
-    /// A subscription that the peer has ended.
+    /// The peer ended a subscription.
     Closed { subscription: String, text: String },
-    /// NIP-45: how many events match; none where the peer says that it does not know exactly.
+    /// NIP-45: the number of matching events; `None` if the peer only estimates it.
     Count { subscription: String, count: Option<u64> },
-    /// What became of an event that was sent; some refuse one without naming it.
+    /// The result for an event that was sent; some relays leave out the id in a refusal.
     Ok { id: Option<[u8; 32]>, accepted: bool, text: String },
-    /// Something for people to read.
+    /// Text for people.
     Notice(String),
     /// NIP-42: a challenge to sign.
     Auth(String),
     /// NIP-77: the responder's message.
     NegMsg { id: String, payload: Vec<u8> },
-    /// NIP-77: the session is over; `cap` is the most items that the peer would take.
+    /// NIP-77: the session ended; `cap` is the maximum number of items that the peer accepts.
     NegErr { id: String, text: String, cap: Option<u64> },
     /// Anything else.
     Unknown,
 }
 
-/// Reads a message; what cannot be read is [`PeerMessage::Unknown`].
+/// Parses a message; a malformed one is [`PeerMessage::Unknown`].
 pub(super) fn parse(text: &str) -> PeerMessage<'_> {
     let Ok(elements) = serde_json::from_str::<Vec<&RawValue>>(text) else {
         return PeerMessage::Unknown;
@@ -65,7 +65,7 @@ pub(super) fn parse(text: &str) -> PeerMessage<'_> {
             "AUTH" => PeerMessage::Auth(string(1)?),
             "NEG-MSG" => PeerMessage::NegMsg {
                 id: string(1)?,
-                // Hex that cannot be read is a message that cannot be read.
+                // Malformed hex becomes an empty message, which is malformed too.
                 payload: hex::decode(&string(2)?).unwrap_or_default(),
             },
             "NEG-ERR" => PeerMessage::NegErr {
@@ -79,8 +79,8 @@ pub(super) fn parse(text: &str) -> PeerMessage<'_> {
     read().unwrap_or(PeerMessage::Unknown)
 }
 
-/// The machine-readable prefix of a refusal, which some relays write in capitals, with other hyphens
-/// or, of the rate and of authentication, without a colon.
+/// The machine-readable prefix of a refusal. Some relays write it in capitals, with other hyphens
+/// or, for rate limits and authentication, without a colon.
 pub(super) fn prefix(text: &str) -> Option<Prefix> {
     let exact = Prefix::of(text);
     exact.or_else(|| {
@@ -105,7 +105,7 @@ fn hint(element: Option<&&RawValue>) -> Hint {
     }
 }
 
-/// Where an event stands, as far as it can be read however wrong the rest of it is.
+/// Id and time of an event, as far as they can be parsed.
 pub(super) fn page_event(json: &str) -> Option<PageEvent> {
     #[derive(serde::Deserialize)]
     struct Head<'text> {
@@ -123,7 +123,7 @@ pub(super) fn page_event(json: &str) -> Option<PageEvent> {
         Value::String(text) => text.parse().ok(),
         _ => None,
     };
-    // The store takes none of a later second.
+    // The store rejects later seconds.
     let second = second.filter(|second| i64::try_from(*second).is_ok());
     let kind = head.kind.as_u64().and_then(|kind| u16::try_from(kind).ok());
     Some(PageEvent {
@@ -135,8 +135,8 @@ pub(super) fn page_event(json: &str) -> Option<PageEvent> {
     })
 }
 
-/// A peer's words as they go into logs, reports and onto terminals: not more than anyone reads, and
-/// nothing that begins a line or moves a cursor.
+/// A peer's text for logs, reports and terminals: shortened, without line breaks and control
+/// characters.
 pub(super) fn one_line(text: &str) -> String {
     let shown = text.chars().take(WORDS_CHARS);
     shown.map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -188,7 +188,7 @@ pub(super) fn neg_close(id: &str) -> String {
     json!(["NEG-CLOSE", id]).to_string()
 }
 
-/// The id of an OK; none where it is empty.
+/// The id of an OK; `None` inside if it is empty.
 fn named(text: &str) -> Option<Option<[u8; 32]>> {
     if text.is_empty() { Some(None) } else { hex::decode_array(text).map(Some) }
 }

@@ -1,10 +1,13 @@
-//! Asking: brings this store and a peer to the same events. One connection reconciles (NIP-77)
-//! and moves events at the same time; what is lost with a connection is found again by the next.
+//! The sync: brings this store and a peer to the same set of events. One connection reconciles
+//! (NIP-77) and moves events at the same time; work lost with a connection is found again on the
+//! next one.
 //!
-//! The parts: `machine` decides, without any I/O, what is said and done; `driver` gives it a socket,
-//! threads and the clock. `dial`, `connector`, `tls` and `peer` reach the peer, no faster than `rate_limit` says, `nip11` learns its limits, `ingest`
-//! is what an event from a peer has to pass, `report` and `reason` say how it ended. `diff` moves
-//! nothing and tells what differs, sorted by `breakdown`; `between` syncs relays that are not ours; `schedule` keeps a relay's peers in sync.
+//! `machine` decides, without any I/O, about all messages and work; `driver` connects it to a
+//! socket, threads and the clock. `dial`, `connector`, `tls` and `peer` connect to the peer,
+//! `rate_limit` limits the bandwidth, and `nip11` reads the peer's limits. `ingest` checks events
+//! from a peer; `report` and `reason` are the result. `diff` lists differences without moving
+//! anything, grouped by `breakdown`; `between` syncs other relays with each other; `schedule` keeps
+//! a relay's peers in sync.
 
 mod auth;
 mod backoff;
@@ -63,19 +66,19 @@ use std::sync::Arc;
 /// Our side of every sync. Clones share it.
 #[derive(Clone)]
 pub struct Local {
-    /// The sets of events that we have.
+    /// The sets of our events.
     pub sets: Sets,
-    /// What earlier syncs remember, and where events from peers are kept.
+    /// The recorded state of syncs, and the storage for events from peers.
     pub store: Arc<dyn EventStore>,
-    /// Where signatures are checked.
+    /// The pool that checks signatures.
     pub verifier: Verifier,
-    /// What decides about each event from a peer, as about one that is published.
+    /// Admits or refuses events from peers, as published events are.
     pub admission: Admission,
-    /// Who we are to peers that ask (NIP-42).
+    /// The keys for authentication to peers (NIP-42).
     pub keys: Option<Keys>,
-    /// How peers are reached.
+    /// Settings for connecting to peers.
     pub connector: Connector,
-    // Where events from peers are kept, unless in `store`.
+    // The relay that stores events from peers, if it is not `store`.
     relay: Option<RelaySink>,
 }
 
@@ -86,21 +89,21 @@ impl std::fmt::Debug for Local {
 }
 
 impl Local {
-    /// Writes the index to files where enough has changed, and closes the store.
+    /// Writes the index to files if enough has changed, and closes the store.
     pub fn close(&self) {
         self.sets.write_files();
         self.store.close();
     }
 
-    /// The clock of the store that the sets are of.
+    /// The clock of the store.
     fn clock(&self) -> &Clock {
         self.sets.clock()
     }
 
-    /// Our side with the default configuration and without a key. It goes by the clock of the store.
+    /// Our side with the default configuration, without a key, and with the clock of the store.
     ///
     /// # Errors
-    /// When the system gives no thread, or the ban list cannot be used.
+    /// [`SyncError`] when a thread cannot be started, or the ban list cannot be used.
     pub fn new(index: Index) -> Result<Self, SyncError> {
         let failed = |error: &dyn std::error::Error| SyncError::Store(error.to_string());
         let admission = Admission::start(Config::default()).map_err(|error| failed(&error))?;
@@ -115,10 +118,11 @@ impl Local {
         })
     }
 
-    /// Our side as it is configured. It goes by the clock of the store.
+    /// Our side as configured, with the clock of the store.
     ///
     /// # Errors
-    /// When the key or the file of authorities cannot be read, or the system gives no thread.
+    /// [`SyncError`] when the key or the file of authorities cannot be read, or a thread cannot be
+    /// started.
     pub fn configured(index: Index, admission: Admission) -> Result<Self, SyncError> {
         let config = admission.config();
         Ok(Self {
@@ -132,8 +136,9 @@ impl Local {
         })
     }
 
-    /// Our side where another process writes to the store: `sets` are read beside it, and `notes`
-    /// holds what syncs remember. For what moves nothing; events from peers would go to `notes`.
+    /// Our side when another process writes to the store: `sets` are read beside it, and `notes`
+    /// holds the recorded state of syncs. For syncs that move nothing; events from peers would go
+    /// to `notes`.
     ///
     /// # Errors
     /// As [`Local::configured`].
@@ -155,12 +160,12 @@ impl Local {
         })
     }
 
-    /// Our side where another relay keeps the events: `sets` are of its database, what comes from
-    /// peers is handed to it at `attach.url`, and `notes` holds only what syncs remember. Inside a
-    /// runtime.
+    /// Our side when another relay stores the events: `sets` are over its database, events from
+    /// peers are sent to it at `attach.url`, and `notes` holds only the recorded state of syncs.
+    /// Must be called inside a runtime.
     ///
     /// # Errors
-    /// As [`Local::configured`], and when the URL leads to no relay.
+    /// As [`Local::configured`], and when the URL is not that of a relay.
     pub fn attached(
         sets: Sets,
         notes: Arc<dyn EventStore>,
@@ -176,40 +181,41 @@ impl Local {
         Ok(Self { sets, store: notes, verifier, admission, keys, connector, relay })
     }
 
-    /// Whether events are moved that only their author may publish (NIP-70).
+    /// Whether to move events that only their author may publish (NIP-70).
     fn moves_protected(&self) -> bool {
         self.admission.config().sync.protected
     }
 }
 
-/// After so many attempts in a row that moved nothing a peer is left.
+/// Default number of attempts in a row without progress before the sync gives up.
 const ATTEMPTS: u32 = 5;
 
 /// The default of [`Options::full_interval_s`]: a week.
 const FULL_INTERVAL_S: u64 = 7 * DAY_S;
 
-/// How to sync.
+/// Options of a sync.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Options {
-    /// Which events.
+    /// The events to sync.
     pub filter: PeerFilter,
-    /// Which way.
+    /// The direction of moves.
     pub direction: Direction,
-    /// Find out what differs and move nothing.
+    /// Find differences and move nothing.
     pub dry_run: bool,
-    /// Compare id lists and believe no fingerprint (NIP-77): 64 bytes an id, each time all is looked
-    /// at.
+    /// Compare id lists and trust no fingerprint (NIP-77): 64 bytes an id in each round.
     pub exact: bool,
-    /// Go on when all is synced: move events as they come, until stopped.
+    /// After the sync, continue to move new events until stopped.
     pub live: bool,
-    /// The connections in a row that may fail, or end without having moved anything, before the
-    /// sync gives up; `None` for any number.
+    /// Maximum number of connections in a row that fail or make no progress before the sync gives
+    /// up; `None` for no limit.
     pub attempts: Option<u32>,
-    /// After how many seconds a peer without NIP-77 is read whole again, and not only what is new.
+    /// Interval of complete readings of a peer without NIP-77, in seconds; in between only new
+    /// events are read.
     pub full_interval_s: u64,
-    /// Ends the sync when it is cancelled.
+    /// Cancels the sync.
     pub stop: CancellationToken,
-    /// Hears what is said.
+    /// Receives all messages.
     pub trace: Option<Trace>,
 }
 
@@ -229,39 +235,104 @@ impl Default for Options {
     }
 }
 
-/// Why a sync could not go on: a fault of our own. A peer's faults are in the [`Report`].
+impl Options {
+    /// Sets [`Options::filter`].
+    #[must_use]
+    pub fn filter(mut self, filter: PeerFilter) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    /// Sets [`Options::direction`].
+    #[must_use]
+    pub fn direction(mut self, direction: Direction) -> Self {
+        self.direction = direction;
+        self
+    }
+
+    /// Sets [`Options::dry_run`].
+    #[must_use]
+    pub fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// Sets [`Options::exact`].
+    #[must_use]
+    pub fn exact(mut self, exact: bool) -> Self {
+        self.exact = exact;
+        self
+    }
+
+    /// Sets [`Options::live`].
+    #[must_use]
+    pub fn live(mut self, live: bool) -> Self {
+        self.live = live;
+        self
+    }
+
+    /// Sets [`Options::attempts`].
+    #[must_use]
+    pub fn attempts(mut self, attempts: impl Into<Option<u32>>) -> Self {
+        self.attempts = attempts.into();
+        self
+    }
+
+    /// Sets [`Options::full_interval_s`].
+    #[must_use]
+    pub fn full_interval_s(mut self, full_interval_s: u64) -> Self {
+        self.full_interval_s = full_interval_s;
+        self
+    }
+
+    /// Sets [`Options::stop`].
+    #[must_use]
+    pub fn stop(mut self, stop: CancellationToken) -> Self {
+        self.stop = stop;
+        self
+    }
+
+    /// Sets [`Options::trace`].
+    #[must_use]
+    pub fn trace(mut self, trace: impl Into<Option<Trace>>) -> Self {
+        self.trace = trace.into();
+        self
+    }
+}
+
+/// Why a sync failed on our side. Faults of the peer are in the [`Report`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SyncError {
-    /// The URL leads to no relay.
+    /// The URL is not that of a relay.
     #[error(transparent)]
     Url(#[from] RelayUrlError),
-    /// The peer is an onion service, and no proxy leads to it.
+    /// The peer is an onion service, and no proxy is configured.
     #[error("no proxy for the onion service {url}")]
     OnionWithoutProxy {
         /// The peer.
         url: String,
     },
-    /// Too many relays are to be synced at a time.
+    /// More relays were given than can be synced at a time.
     #[error("more than {MOST_RELAYS} relays")]
     TooManyRelays,
-    /// A peer's filter cannot be used.
+    /// A peer's filter is invalid.
     #[error("the filter of the peer {url}: {source}")]
     Filter {
         /// The peer.
         url: String,
-        /// What is wrong with its filter.
+        /// The fault of the filter.
         source: FilterError,
     },
-    /// The key for NIP-42 cannot be used.
+    /// The key for NIP-42 is invalid.
     #[error("the key for NIP-42 in {place}: {reason}")]
     Key {
-        /// Where it stands.
+        /// The variable or file that contains it.
         place: String,
-        /// What is wrong with it.
+        /// The fault of the key.
         reason: String,
     },
-    /// The file of the key for NIP-42 can be read by others than its owner.
+    /// The file of the key for NIP-42 can be read by other users than its owner.
     #[error(
         "the key for NIP-42 in {}: its permissions are {mode:04o}, and others can read it",
         file.display()
@@ -272,12 +343,12 @@ pub enum SyncError {
         /// Its permissions.
         mode: u32,
     },
-    /// The file of authorities cannot be used.
+    /// The file of authorities is invalid.
     #[error("the certificates in {}: {reason}", file.display())]
     Authorities {
-        /// Where they stand.
+        /// The file.
         file: PathBuf,
-        /// What is wrong with them.
+        /// The fault of the file.
         reason: String,
     },
     /// The store cannot be read or written.
@@ -285,11 +356,11 @@ pub enum SyncError {
     Store(String),
 }
 
-/// Syncs with the peer at `url`, reconnecting as often as it takes, and reports what was done.
-/// Dropping the future ends the sync; what was stored stays.
+/// Syncs with the peer at `url`, reconnecting as needed, and returns a report. Dropping the future
+/// ends the sync; stored events stay.
 ///
 /// # Errors
-/// When the URL is bad or the store fails.
+/// [`SyncError`] when the URL is invalid or the store fails.
 pub async fn sync(
     local: &Local,
     url: &str,

@@ -1,4 +1,4 @@
-//! What a peer says of itself (NIP-11), as far as a sync can use it.
+//! The peer's information document (NIP-11), as far as a sync uses it.
 
 use super::connector::Connector;
 use super::dial::DialError;
@@ -11,35 +11,35 @@ use hyper_util::rt::TokioIo;
 use negsync_nostr::RelayDocument;
 use std::time::Duration;
 
-/// How long the document may take: a peer can do without.
+/// Timeout for the document; a sync works without it.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// A longer document is not read.
+/// Maximum length of the document.
 const DOCUMENT_BYTES: usize = 256 << 10;
-/// The tightest message length in use, strfry's; what a peer that says nothing is taken to have.
+/// The lowest message length in use, that of strfry; assumed for a peer that states none.
 const MESSAGE_BYTES: usize = 131_072;
-/// The fewest bytes that are taken from a peer as its message length.
+/// Minimum message length that is accepted from a peer's document.
 const LEAST_MESSAGE_BYTES: usize = 4_096;
-/// What a message spends on verb, id and brackets.
+/// Bytes of a message for verb, id and brackets.
 const WRAPPING_BYTES: usize = 1_024;
-/// Longer negentropy messages than this gain nothing.
+/// Maximum length of a negentropy message; longer ones gain nothing.
 const MOST_FRAME_BYTES: usize = 500_000;
 
-/// A peer's limits. What it does not say is what the tightest known relay has.
+/// A peer's limits. Missing ones have the values of the most restrictive known relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Information {
-    /// The longest message that the peer takes, in bytes.
+    /// Maximum length of a message to the peer, in bytes.
     pub message_bytes: usize,
-    /// The most events that a REQ is answered with.
+    /// Maximum number of events that a REQ returns.
     pub events_per_req: usize,
-    /// The same, where the peer says it.
+    /// The same, if the peer states it.
     pub max_limit: Option<usize>,
-    /// The most subscriptions at a time.
+    /// Maximum number of subscriptions at a time.
     pub subscriptions: usize,
-    /// Whether the peer says that it speaks NIP-77; `None` where it says nothing.
+    /// Whether the peer announces NIP-77; `None` if it lists no NIPs.
     pub negentropy: Option<bool>,
-    /// Whether the peer says that it counts (NIP-45).
+    /// Whether the peer announces COUNT (NIP-45).
     pub counts: bool,
-    /// Whether the peer says that it asks who its clients are (NIP-42).
+    /// Whether the peer announces authentication (NIP-42).
     pub auth: bool,
 }
 
@@ -58,21 +58,22 @@ impl Default for Information {
 }
 
 impl Information {
-    /// Asks for the document.
+    /// Requests the document.
     pub(super) async fn fetch(url: &RelayUrl, connector: &Connector) -> Result<Self, DialError> {
         let fetched =
             tokio::time::timeout(connector.patience(PATIENCE), request(url, connector)).await;
         fetched.map_err(|_| DialError::new("no NIP-11 document in time"))?
     }
 
-    /// The longest negentropy message to send, in bytes before hex. At least what the protocol allows.
+    /// Maximum length of a negentropy message to send, in bytes before hex encoding. At least the
+    /// minimum of the protocol.
     pub(super) fn frame_limit_bytes(&self) -> usize {
         let left = self.message_bytes.saturating_sub(WRAPPING_BYTES) / 2;
         left.clamp(crate::reconcile::FRAME_LIMIT_MIN_BYTES, MOST_FRAME_BYTES)
     }
 
-    /// The longest first one, which shares its message with `filter_bytes` of filter. At least
-    /// what the protocol allows; a filter that leaves less has to be shortened by its writer.
+    /// Maximum length of the first message, which shares a frame with `filter_bytes` of filter. At
+    /// least the minimum of the protocol; a longer filter has to be shortened by its author.
     pub(super) fn opening_limit_bytes(&self, filter_bytes: usize) -> usize {
         let left = self.message_bytes.saturating_sub(WRAPPING_BYTES + filter_bytes) / 2;
         left.clamp(crate::reconcile::FRAME_LIMIT_MIN_BYTES, MOST_FRAME_BYTES)

@@ -1,4 +1,4 @@
-//! One WebSocket connection to a peer: text in, text out, bounded both ways.
+//! One WebSocket connection to a peer: text messages, bounded in both directions.
 
 use super::connector::Connector;
 use super::dial::{DialError, Duplex};
@@ -17,23 +17,24 @@ use tokio_tungstenite::tungstenite::http::header::LOCATION;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
-/// The longest message that is read. An event over the store's limit is read up to this size, so
-/// that it can be refused by its id.
+/// Maximum length of a received message. Events above the store's limit are read up to this size,
+/// so that they can be refused by id.
 const MESSAGE_BYTES: usize = 16 << 20;
-/// What is kept of what the peer does not take, pongs included: above the longest message sent.
+/// Maximum number of unsent bytes, including pongs: above the longest message sent.
 const MOST_UNSENT_BYTES: usize = MESSAGE_BYTES + (1 << 20);
-/// The most messages that wait to be sent. The windows of download and upload keep it far below.
+/// Maximum number of queued messages. The windows of download and upload keep the number far below
+/// it.
 const QUEUE_MESSAGES: usize = 4_096;
-/// How long the peer may take nothing of what it is sent.
+/// Timeout for sending while the peer reads nothing.
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
-/// HTTP statuses of 4xx that pass: Request Timeout, Too Early, Too Many Requests.
+/// Temporary HTTP statuses among 4xx: Request Timeout, Too Early, Too Many Requests.
 const PASSING: [u16; 3] = [408, 425, 429];
-/// How long the last messages and the close frame may take.
+/// Timeout for the last messages and the close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Socket = WebSocketStream<Box<dyn Duplex>>;
 
-/// Why a connection could not be made or went away.
+/// Why a connection could not be made or was lost.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PeerError {
     #[error(transparent)]
@@ -55,10 +56,10 @@ impl From<PeerError> for Loss {
     }
 }
 
-/// What comes over a connection.
+/// A received frame.
 pub(super) enum Frame {
     Text(Utf8Bytes),
-    /// A ping, a pong or something else that is no message: it shows that the peer is there.
+    /// A ping, a pong or another frame without a message: it shows that the connection works.
     Control,
 }
 
@@ -72,7 +73,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Connects. What the peer says of itself is asked for at the same time, unless it is known.
+    /// Connects. Fetches the peer's NIP-11 document at the same time, unless it is known.
     pub(super) async fn connect(
         url: &RelayUrl,
         connector: &Connector,
@@ -95,7 +96,7 @@ impl Peer {
         Ok(Self { stream, outbox, sending, information, trace })
     }
 
-    /// What comes next. Dropping the future loses nothing.
+    /// The next frame. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Frame, PeerError> {
         match self.stream.next().await {
             Some(Ok(Message::Text(text))) => {
@@ -128,7 +129,7 @@ impl Peer {
         }
     }
 
-    /// Asks for a sign of life.
+    /// Sends a ping.
     pub(super) fn ping(&self) -> Result<(), PeerError> {
         self.queue(Message::Ping(Vec::new().into()))
     }
@@ -139,7 +140,7 @@ impl Peer {
             .map_err(|_| PeerError::Lost { reason: "the peer takes nothing".into() })
     }
 
-    /// Sends what is queued, then closes.
+    /// Sends queued messages, then closes.
     pub(super) async fn close(self) {
         drop(self.outbox);
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.sending).await;
@@ -160,7 +161,8 @@ async fn open(url: &RelayUrl, connector: &Connector) -> Result<Socket, DialError
     Ok(socket)
 }
 
-/// Why there is no WebSocket. What is busy or broken now may do better later; another answer stays.
+/// Why the upgrade failed. A busy or failing server may succeed later; any other answer is
+/// permanent.
 fn refused(error: &Error) -> DialError {
     let Error::Http(response) = error else { return DialError::new(error.to_string()) };
     let status = response.status();
@@ -190,7 +192,7 @@ fn refused(error: &Error) -> DialError {
     }
 }
 
-/// Empties the queue into the socket until the queue is closed or the socket fails.
+/// Sends queued messages until the queue is closed or the socket fails.
 async fn send_all(mut sink: SplitSink<Socket, Message>, mut queue: mpsc::Receiver<Message>) {
     let sending = async {
         while let Some(message) = queue.recv().await {
@@ -205,6 +207,6 @@ async fn send_all(mut sink: SplitSink<Socket, Message>, mut queue: mpsc::Receive
         }
         let _ = sink.close().await;
     };
-    // The reading side learns of a failure by itself, or by the queue that is closed.
+    // The reading side detects the failure itself, or by the closed queue.
     sending.await;
 }

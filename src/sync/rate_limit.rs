@@ -1,4 +1,4 @@
-//! A byte stream that moves at most so many bytes per second each way.
+//! A byte stream with a limit on bytes per second in each direction.
 
 use std::io;
 use std::pin::Pin;
@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// How much may move at once after a pause, as a part of a second.
+/// Maximum burst after a pause, as one part of a second in this many.
 const BURST_PARTS: u64 = 4;
-/// The least that a wait is for, so that a slow stream is not woken for each byte.
+/// Minimum wait, as one part of a second in this many, so that a slow stream is not woken for each
+/// byte.
 const WAIT_PARTS: u64 = 20;
 
 /// The stream with its two limits.
@@ -20,13 +21,13 @@ pub(super) struct RateLimited<S> {
 }
 
 impl<S> RateLimited<S> {
-    /// Limits in bytes per second.
+    /// `up` and `down` are in bytes per second.
     pub(super) fn new(stream: S, up: Option<u64>, down: Option<u64>) -> Self {
         Self { stream, up: up.map(Allowance::new), down: down.map(Allowance::new) }
     }
 }
 
-/// The bytes that may move now.
+/// The bytes that may be moved now.
 struct Allowance {
     bytes_per_s: u64,
     bytes: u64,
@@ -40,7 +41,7 @@ impl Allowance {
         Self { bytes_per_s, bytes: burst(bytes_per_s), counted_at: Instant::now(), waiting: None }
     }
 
-    /// How many bytes may move; pending until there are some.
+    /// The number of bytes that may be moved; pending while it is zero.
     fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<usize> {
         loop {
             if let Some(waiting) = &mut self.waiting {
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// In 20 s of tokio's own time, which stands still while there is work.
+    /// In 20 s of tokio's paused time, which advances only while there is no work.
     #[tokio::test(start_paused = true)]
     async fn as_many_bytes_pass_as_the_limit_says_each_way() {
         const RATE: u64 = 32 << 10;

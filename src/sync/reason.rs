@@ -1,4 +1,4 @@
-//! Why an event stays where it is.
+//! The reasons why events are not moved.
 
 use crate::prefix::Prefix;
 use crate::store::DAY_S;
@@ -6,61 +6,61 @@ use crate::store::{REMOVED_BY_OPERATOR, RETIRED};
 use serde::{Serialize, Serializer};
 use std::fmt;
 
-/// Why an event that only one side has is not moved, or was not taken.
+/// Why an event that only one side has is not moved, or was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Reason {
     /// We store a newer version.
     Superseded,
-    /// Its author has deleted it.
+    /// The author deleted it.
     Deleted,
-    /// Its author or addressee has vanished (NIP-62).
+    /// The author or an addressee has vanished (NIP-62).
     Vanished,
-    /// This relay's operator has removed it.
+    /// This relay's operator removed it.
     RemovedByOperator,
-    /// It is past what this relay keeps.
+    /// This relay's rules of retention refuse it.
     Retired,
     /// It has expired (NIP-40).
     Expired,
-    /// It is passed on, never stored.
+    /// It is ephemeral: passed on, never stored.
     Ephemeral,
     /// Only its author may publish it, or it is a repost of such an event (NIP-70).
     Protected,
-    /// It is over a limit of this relay.
+    /// It exceeds a limit of this relay.
     OverLimits,
-    /// It cannot be read, or its id or signature is wrong.
+    /// It is malformed, or its id or signature is wrong.
     Invalid,
-    /// The operator has banned it, its author, its kind, or a word of it.
+    /// The operator has banned it, its author, its kind, or a word in it.
     Banned,
-    /// It was not asked for.
+    /// It was not requested.
     NotAskedFor,
-    /// The peer lists it for a filter that it does not match.
+    /// The peer returned it for a filter that it does not match.
     OutsideFilter,
-    /// The connection breaks whenever it is asked for.
+    /// The connection breaks whenever it is requested.
     Unreadable,
-    /// The relay that keeps our events does not take it.
+    /// The relay that stores our events refuses it.
     RefusedByRelay,
-    /// The write policy does not want it.
+    /// The write policy refuses it.
     RefusedByPolicy,
-    /// The peer lists it and does not send it.
+    /// The peer lists it but does not send it.
     NotSent,
-    /// The peer said that it took it, and does not show it.
+    /// The peer accepted it but does not show it.
     NotKept,
-    /// It is longer than the peer takes.
+    /// It is longer than the peer accepts.
     TooLong,
-    /// The peer did not answer when it was sent.
+    /// The peer did not answer after it was sent.
     NotAnswered,
-    /// The peer ends the connection whenever it is sent.
+    /// The peer closes the connection whenever it is sent.
     HungUp,
-    /// The peer does not take it; the prefix of its answer, if it has one, says why.
+    /// The peer refuses it, with the prefix of its answer, if there is one.
     RefusedByPeer(Option<Prefix>),
-    /// The peer shows events of this kind to their owners only: it cannot be compared.
+    /// The peer shows events of this kind only to their owners: it cannot be compared.
     Hidden,
-    /// The sync brings nothing from the peer.
+    /// The sync does not download.
     NotToDownload,
-    /// The sync sends nothing to the peer.
+    /// The sync does not upload.
     NotToUpload,
-    /// It could not be moved, or the sync only looked.
+    /// It could not be moved, or the sync only compares.
     NotMoved,
 }
 
@@ -93,7 +93,7 @@ impl Reason {
         Self::NotMoved,
     ];
 
-    /// The words of a report; also how the reason is remembered.
+    /// The name in a report, also used to record the reason.
     pub fn name(self) -> &'static str {
         match self {
             Self::Superseded => "superseded",
@@ -139,15 +139,15 @@ impl Reason {
         }
     }
 
-    /// Reads [`Reason::name`].
+    /// Parses [`Reason::name`].
     pub(super) fn from_name(name: &str) -> Option<Self> {
         let prefixes = Prefix::ALL.into_iter().map(Some).chain([None]);
         let refused = prefixes.map(Self::RefusedByPeer);
         Self::NAMED.into_iter().chain(refused).find(|reason| reason.name() == name)
     }
 
-    /// For how long, in seconds, the event need not be tried again; `None` when the reason says
-    /// nothing about another time.
+    /// The number of seconds for which the event need not be tried again; `None` if the reason does
+    /// not hold for later attempts.
     pub(super) fn term_s(self) -> Option<u64> {
         match self {
             Self::Superseded
@@ -156,7 +156,7 @@ impl Reason {
             | Self::Retired
             | Self::Expired
             | Self::Ephemeral => Some(30 * DAY_S),
-            // Configurations, clocks and policies change.
+            // Temporary: configurations, clocks and policies change.
             Self::Protected
             | Self::OverLimits
             | Self::Invalid
@@ -169,7 +169,7 @@ impl Reason {
             | Self::HungUp
             | Self::Hidden => Some(DAY_S),
             Self::RefusedByPeer(prefix) => (!is_passing(prefix)).then_some(DAY_S),
-            // The store knows what its operator has removed.
+            // The store itself records the operator's removals.
             Self::RemovedByOperator
             | Self::NotAskedFor
             | Self::OutsideFilter
@@ -181,7 +181,7 @@ impl Reason {
         }
     }
 
-    /// Whether the reason is this store's own and so holds whichever peer sends the event.
+    /// Whether the reason is this store's own and so applies to every peer.
     pub(super) fn is_ours(self) -> bool {
         matches!(
             self,
@@ -199,7 +199,7 @@ impl Reason {
         )
     }
 
-    /// Whether nothing is known about the event that would excuse that it did not move.
+    /// Whether nothing explains why the event was not moved.
     pub(super) fn is_unexplained(self) -> bool {
         match self {
             Self::NotSent | Self::NotMoved | Self::NotAnswered => true,
@@ -209,7 +209,7 @@ impl Reason {
     }
 }
 
-/// Whether a refusal with this prefix may be none another time.
+/// Whether a refusal with this prefix may be temporary.
 pub(crate) fn is_passing(prefix: Option<Prefix>) -> bool {
     prefix.is_some_and(Prefix::is_passing)
 }

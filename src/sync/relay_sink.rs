@@ -1,5 +1,5 @@
-//! Where another relay keeps the events (`--into`): what comes from peers is handed to it as EVENT
-//! messages, each OK is read, and its own database says what it kept.
+//! Storage of events in another relay (`--into`): events from peers are sent to it as EVENT
+//! messages, each OK is read, and its own database shows what it kept.
 
 use super::backoff::Backoff;
 use super::connector::Connector;
@@ -19,32 +19,32 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-/// The most events of a batch that wait for their OK.
+/// Maximum number of events of a batch without an OK.
 const EVENTS_IN_FLIGHT: usize = 64;
-/// How long the relay may say nothing while it owes an OK.
+/// Timeout without any message while an OK is pending.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How long the relay has to ask who we are before the first event, and to answer.
+/// Time for the relay's challenge before the first event, and for its reply.
 const GREETING: Duration = Duration::from_millis(500);
 const AUTH_ANSWER: Duration = Duration::from_secs(2);
-/// The most challenges of one connection that are answered.
+/// Maximum number of challenges that are answered on one connection.
 const MOST_CHALLENGES: u32 = 4;
-/// How often in a row the relay may be out of reach before it is given up.
+/// Failed connections in a row before the relay is given up.
 const MOST_FAILURES: u32 = 8;
-/// How often an event is handed over that the connection breaks with.
+/// Attempts for an event at which the connection breaks.
 const MOST_TRIES: u32 = 3;
 
-/// Called with what became of each event, in order.
+/// Called with the fate of each event, in order.
 type Done = Box<dyn FnOnce(Vec<Fate>) + Send>;
 
-/// The way into the relay. Clones share it; it ends with the last one.
+/// The handle to the relay. Clones share it; dropping the last one ends the connection.
 #[derive(Clone)]
 pub(super) struct RelaySink {
-    // Each session that fills it stops reading with so many bytes of events under way.
+    // Bounded by the sessions that fill it: each stops reading above its bytes of unsettled events.
     batches: mpsc::UnboundedSender<(Vec<VerifiedEvent>, Done)>,
 }
 
 impl RelaySink {
-    /// Hands over to the relay at `url`, whose events are in `sets`.
+    /// Starts sending to the relay at `url`, whose events are in `sets`.
     pub(super) fn start(
         url: &str,
         sets: Sets,
@@ -66,7 +66,7 @@ impl RelaySink {
         Ok(Self { batches })
     }
 
-    /// Hands over events.
+    /// Queues events.
     pub(super) fn submit(&self, events: Vec<VerifiedEvent>, done: Done) {
         if let Err(refused) = self.batches.send((events, done)) {
             let (events, done) = refused.0;
@@ -75,7 +75,7 @@ impl RelaySink {
     }
 }
 
-/// Whoever hands over.
+/// The task that sends events.
 struct Hands {
     url: RelayUrl,
     sets: Sets,
@@ -86,7 +86,7 @@ struct Hands {
     backoff: Backoff,
 }
 
-/// An event and what the relay said to it.
+/// An event and the relay's reply.
 struct Handed {
     item: Item,
     lifetime: Lifetime,
@@ -96,22 +96,22 @@ struct Handed {
 }
 
 enum Said {
-    /// It has it, or says so.
+    /// The relay has it, or says so.
     Ok,
-    /// It has a newer version.
+    /// The relay has a newer version.
     Superseded,
     Refused,
-    /// Not from those whom it does not know.
+    /// The relay requires authentication.
     AuthRequired,
-    /// Nothing, however often it was asked.
+    /// No reply after all attempts.
     Nothing,
 }
 
-/// Whether the relay knows who we are (NIP-42).
+/// The state of authentication to the relay (NIP-42).
 #[derive(Default)]
 struct RelayAuth {
     challenges: u32,
-    /// The id of the answer under way.
+    /// The id of the pending answer.
     answer: Option<[u8; 32]>,
     accepted: Option<bool>,
 }
@@ -134,8 +134,8 @@ impl Hands {
         }
     }
 
-    /// Hands over all events of a batch, by as many connections as it takes. The error is why the
-    /// relay cannot be reached.
+    /// Sends all events of a batch, over as many connections as needed. The error is why the relay
+    /// is out of reach.
     async fn hand_over(&mut self, batch: &mut [Handed]) -> Result<(), String> {
         while batch.iter().any(|event| event.said.is_none()) {
             let lost = match self.converse(batch).await {
@@ -152,8 +152,8 @@ impl Hands {
         Ok(())
     }
 
-    /// Connects, and tells the relay who we are if it asks: before the first event, because what
-    /// a stranger may not bring would be refused.
+    /// Connects, and authenticates if the relay sends a challenge: before the first event, because
+    /// events that require authentication would be refused.
     async fn connect(&mut self) -> Result<(), PeerError> {
         let known = Some(Information::default());
         self.peer = Some(Peer::connect(&self.url, &self.connector, known, None).await?);
@@ -164,8 +164,8 @@ impl Hands {
         Ok(())
     }
 
-    /// Waits until the relay has asked who we are, and has answered. A relay that does not ask
-    /// within `patience` lets everybody in.
+    /// Waits until the relay has sent a challenge and accepted the answer. A relay that sends none
+    /// within `patience` requires no authentication.
     async fn wait_for_auth(&mut self, patience: Duration) -> Result<(), PeerError> {
         let mut until = tokio::time::Instant::now() + patience;
         while !self.auth.is_settled() {
@@ -188,7 +188,7 @@ impl Hands {
         }
     }
 
-    /// Takes what belongs to AUTH (NIP-42). Returns whether the message did.
+    /// Handles AUTH messages (NIP-42). Returns whether the message was one.
     fn take_auth(&mut self, message: &PeerMessage<'_>) -> Result<bool, PeerError> {
         match message {
             PeerMessage::Auth(challenge) => {
@@ -211,8 +211,8 @@ impl Hands {
         }
     }
 
-    /// Sends what has no answer and reads the answers, on one connection. It ends when all are
-    /// answered, or early where the relay makes those wait who were refused.
+    /// Sends unanswered events and reads the replies, on one connection. Ends when all are
+    /// answered, or early if the relay delays clients after a refusal.
     async fn converse(&mut self, batch: &mut [Handed]) -> Result<(), PeerError> {
         if self.peer.is_none() {
             self.connect().await?;
@@ -260,7 +260,7 @@ impl Hands {
                     tokio::time::sleep(self.backoff.next()).await;
                     waiting.push_back(place);
                 }
-                // It may be taken from those whom the relay knows.
+                // The event may be accepted after authentication.
                 Some(Prefix::AuthRequired | Prefix::Restricted) if self.auth.accepted.is_none() => {
                     if self.keys.is_some() && event.tries < MOST_TRIES {
                         waiting.push_back(place);
@@ -273,7 +273,7 @@ impl Hands {
                 _ => event.said = Some(Said::Refused),
             }
             if id.is_none() {
-                // It slows the connection down for good: the others need not wait for that.
+                // The relay slows this connection down permanently: the other events use a new one.
                 for place in in_flight {
                     if let Some(event) = batch.get_mut(place) {
                         event.tries = event.tries.saturating_sub(1);
@@ -286,7 +286,7 @@ impl Hands {
         Ok(())
     }
 
-    /// What became of the events: the relay's database decides, not its word.
+    /// The fates of the events, determined by the relay's database and not by its replies.
     async fn fates(&self, batch: Vec<Handed>, failure: Option<String>) -> Vec<Fate> {
         let sets = self.sets.clone();
         let count = batch.len();
@@ -315,9 +315,9 @@ fn fate(sets: &Sets, event: &Handed, failure: Option<&str>) -> Fate {
         (Some(Said::Ok), None) if event.lifetime == Lifetime::Ephemeral => {
             Fate::Refused(Reason::Ephemeral)
         }
-        // Replaced, deleted or hidden: it says that it has it, and does not show it.
+        // Replaced, deleted or hidden: the relay says that it has the event, but does not show it.
         (Some(Said::Ok | Said::Superseded), None) => Fate::Refused(Reason::Superseded),
-        // Nothing is known of the event itself: it is tried again.
+        // Nothing is known about the event itself: it is tried again.
         (Some(Said::AuthRequired), None) => {
             Fate::Refused(Reason::RefusedByPeer(Some(Prefix::AuthRequired)))
         }

@@ -1,4 +1,4 @@
-//! What a sync did and what it proved, while it runs and at its end.
+//! The progress and the result of a sync.
 
 use super::machine::Unseen;
 use super::reason::Reason;
@@ -9,93 +9,93 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How a peer's events were found out.
+/// How a peer's events were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// By reconciliation (NIP-77).
     #[default]
     Negentropy,
-    /// By reading all that matches, page by page (NIP-01), because the peer does not reconcile.
+    /// By reading all matching events, page by page (NIP-01), because the peer does not reconcile.
     Req,
 }
 
-/// The error of a sync that was told to end.
+/// The error of a sync that was stopped.
 pub(super) const STOPPED: &str = "stopped";
 
-/// The end of a sync.
+/// The result of a sync.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Report {
     /// The peer.
     pub url: String,
-    /// Which events were to be synced.
+    /// The filter of the sync.
     pub filter: serde_json::Map<String, serde_json::Value>,
-    /// Which way events were to move.
+    /// The direction of moves.
     pub direction: Direction,
-    /// How the peer's events were found out.
+    /// How the peer's events were found.
     pub method: Method,
-    /// How both sides compare.
+    /// The verdict about both sides.
     pub verdict: Verdict,
-    /// What the verdict rests on; nothing where it is `incomplete`.
+    /// The basis of the verdict; `None` if it is `incomplete`.
     pub proof: Option<Proof>,
-    /// Where the proof is `read_since`: the second from which on the peer was read, and when it
-    /// was last read whole, in seconds since the Unix epoch.
+    /// For the proof `read_since`: the second from which the peer was read, and the second at which
+    /// it was last read completely, since the Unix epoch.
     pub read_since: Option<u64>,
     /// See `read_since`.
     pub read_whole_at: Option<u64>,
-    /// What the peer did not show, though it may have it.
+    /// Ranges that the peer may have but did not show.
     pub not_seen: Vec<Unseen>,
-    /// Kinds that the peer shows to their owners only: they were not compared.
+    /// Kinds that the peer shows only to their owners: they were not compared.
     pub not_compared: Vec<u16>,
-    /// The second before which our own retention keeps nothing, in seconds since the Unix epoch: what is
-    /// older was not compared, but for requests to delete or to vanish.
+    /// The second before which our own retention keeps nothing, since the Unix epoch. Older events
+    /// were not compared, except for requests to delete or to vanish.
     pub kept_since: Option<u64>,
-    /// Events of the peer's that cannot be read.
+    /// The number of the peer's events that cannot be parsed.
     pub unreadable: u64,
-    /// Questions of the reconciliation that were answered, or pages that were read.
+    /// The number of answered questions of the reconciliation, or of pages read.
     pub round_trips: u64,
     /// Bytes of messages sent.
     pub bytes_up: u64,
     /// Bytes of messages received.
     pub bytes_down: u64,
-    /// How often everything was looked at; the last time proves the result.
+    /// The number of rounds; the last one proves the result.
     pub passes: u32,
-    /// The connections that the verdict rests on. More than one may have led to different relays
-    /// behind the address, so that the verdict is not `equal`.
+    /// The number of connections that the verdict rests on. If there are several, they may have led
+    /// to different relays behind the address, so the verdict is not `equal`.
     pub connections: u32,
-    /// Connections that were lost and made again.
+    /// The number of lost connections that were made again.
     pub reconnects: u32,
-    /// Events that only we had.
+    /// The number of events that only we had.
     pub have: u64,
-    /// Events that only the peer had.
+    /// The number of events that only the peer had.
     pub need: u64,
-    /// Of those that only we had, how many the last look still found.
+    /// The events that only we had and that the last round still found.
     pub have_left: u64,
-    /// Of those that only the peer had, how many the last look still found.
+    /// The events that only the peer had and that the last round still found.
     pub need_left: u64,
-    /// Events that came from the peer and are stored now.
+    /// The number of events that came from the peer and are now stored.
     pub stored: u64,
-    /// Events that the peer took.
+    /// The number of events that the peer accepted.
     pub uploaded: u64,
-    /// Events that either side turned out to have already.
+    /// The number of events that the other side turned out to have already.
     pub duplicates: u64,
-    /// Events from the peer that were not kept, by reason.
+    /// The number of events from the peer that were not stored, by reason.
     pub refused: BTreeMap<Reason, u64>,
-    /// Events that the peer did not take or keep, by reason.
+    /// The number of events that the peer refused or did not keep, by reason.
     pub refused_by_peer: BTreeMap<Reason, u64>,
-    /// What still differs, by reason.
+    /// The number of events that still differ, by reason.
     pub differs: BTreeMap<Reason, u64>,
-    /// Whether both sides hold the same events that match: the verdict is `equal`.
+    /// Whether both sides have the same matching events: the verdict is `equal`.
     pub equal: bool,
-    /// Whether all that was to be moved has been moved or has a reason not to be: the verdict is
-    /// not `incomplete`.
+    /// Whether every event has been moved or has a reason not to be: the verdict is not
+    /// `incomplete`.
     pub complete: bool,
-    /// Milliseconds from the beginning to the end.
+    /// Duration in milliseconds.
     pub elapsed_ms: u64,
     /// Why the sync is not complete.
     pub error: Option<String>,
-    /// What may help.
+    /// A hint.
     pub hint: Option<&'static str>,
 }
 
@@ -114,7 +114,7 @@ impl Report {
         self.connections = if self.complete { self.connections.max(1) } else { 0 };
     }
 
-    /// What was moved and what that took.
+    /// The events moved and the traffic.
     pub fn tally(&self) -> Tally {
         Tally {
             have: self.have,
@@ -129,28 +129,28 @@ impl Report {
         }
     }
 
-    /// Whether the sync was told to end.
+    /// Whether the sync was stopped.
     pub fn is_stopped(&self) -> bool {
         self.error.as_deref() == Some(STOPPED)
     }
 }
 
-/// What a sync tells while it runs.
+/// A progress report of a running sync.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Progress {
     /// The peer has been reached.
     Connected,
-    /// Something that the operator may want to know, in words.
+    /// Information for the operator.
     Note(String),
-    /// Everything is looked at; from the second round on to prove the first.
+    /// A round begins; from the second one on to prove the first.
     Round(u32),
-    /// How far everything is.
+    /// The progress of the sync.
     Moved(Counts),
-    /// Everything that was there is synced; from here on events move as they come.
+    /// All existing events are synced; from here on new events are moved.
     Live,
-    /// A live sync has looked at everything and moved what was there; what it did up to here. It
-    /// looks again when the connection was lost or it could not keep up.
+    /// A live sync has finished a complete round; contains its results so far. It runs another one
+    /// after a lost connection, or if it could not keep up.
     CaughtUp(Box<Report>),
     /// The connection was lost, and is made again after a pause.
     Waiting {
@@ -161,21 +161,21 @@ pub enum Progress {
     },
 }
 
-/// How far a sync is.
+/// The progress of a sync.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Our items in ranges that are not settled.
+    /// The number of our items in ranges that are not settled.
     pub unsettled_items: u64,
-    /// Our items in all.
+    /// The number of all our items.
     pub items: u64,
-    /// Events that the peer was asked for and that came or will not come.
+    /// The number of requested events that came or will not come.
     pub downloaded: u64,
-    /// Events to ask for that are known by now, those included.
+    /// The number of events known to be requested, including those.
     pub to_download: u64,
-    /// Events that the peer has answered for.
+    /// The number of sent events with a reply.
     pub uploaded: u64,
-    /// Events to send that are known by now, those included.
+    /// The number of events known to be sent, including those.
     pub to_upload: u64,
-    /// What was moved and what that took.
+    /// The events moved and the traffic.
     pub tally: Tally,
 }

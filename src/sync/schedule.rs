@@ -1,5 +1,5 @@
-//! The peers of a relay, each kept in sync by a task and a connection of its own, so that none
-//! waits for another.
+//! The peers of a relay. A task with a connection of its own keeps each of them in sync, so that
+//! none waits for another.
 
 use super::auth::configured_keys;
 use super::backoff::Backoff;
@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// How long the syncs have to end.
+/// Timeout for syncs to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The running syncs. They end with [`Schedule::stop`], or when this is dropped.
@@ -35,17 +35,17 @@ impl std::fmt::Debug for Schedule {
 }
 
 impl Schedule {
-    /// Begins to keep each configured peer in sync, and tells `peers`, from which
-    /// those of an earlier schedule go, how each of them stands.
+    /// Starts to keep each configured peer in sync. `peers` gets the state of each one; entries of
+    /// an earlier schedule are removed.
     ///
     /// # Errors
-    /// When a URL, a filter or the key is bad: before anything has begun.
+    /// [`SyncError`] when a URL, a filter or the key is invalid; nothing has started then.
     pub fn start(index: &Index, admission: &Admission, peers: &Peers) -> Result<Self, SyncError> {
         let local = || Local::configured(index.clone(), admission.clone());
         Self::of(&admission.config(), peers, local, Some(Arc::clone(index.store())))
     }
 
-    /// As [`Schedule::start`], for another relay's events.
+    /// Like [`Schedule::start`], for another relay's events.
     ///
     /// # Errors
     /// As [`Schedule::start`].
@@ -98,7 +98,7 @@ impl Schedule {
         Ok(Self { stop, syncs })
     }
 
-    /// Whether what is configured could begin.
+    /// Checks that the configured schedule could start.
     ///
     /// # Errors
     /// As [`Schedule::start`].
@@ -107,12 +107,12 @@ impl Schedule {
         prepare(config, &CancellationToken::new()).map(|_| ())
     }
 
-    /// No syncs at all.
+    /// A schedule without syncs.
     pub fn none() -> Self {
         Self { stop: CancellationToken::new(), syncs: JoinSet::new() }
     }
 
-    /// Ends all syncs; what they have stored stays.
+    /// Ends all syncs; stored events stay.
     pub async fn stop(mut self) {
         self.stop.cancel();
         let ended = async { while self.syncs.join_next().await.is_some() {} };
@@ -130,7 +130,7 @@ fn prepare(
     let mut prepared = Vec::new();
     for peer in &config.peers {
         connector.for_peer(peer).check(&peer.url)?;
-        // A union is kept in sync filter by filter: few relays take several in one NEG-OPEN.
+        // A union is synced filter by filter: few relays accept several filters in one NEG-OPEN.
         for filter in peer.filter.texts() {
             let mut options = options(peer, &filter, stop.clone())?;
             options.full_interval_s = config.sync.full_interval_s;
@@ -147,14 +147,14 @@ fn options(peer: &PeerConfig, filter: &str, stop: CancellationToken) -> Result<O
         filter,
         direction: peer.direction,
         live: peer.live,
-        // A live sync never ends by itself; one that is not is begun again anyway.
+        // A live sync never ends by itself; another one is restarted in any case.
         attempts: if peer.live { None } else { Options::default().attempts },
         stop,
         ..Options::default()
     })
 }
 
-/// Syncs with a peer while this node has the lease.
+/// Syncs with a peer while this node holds the lease.
 async fn keep_with_lease(
     mut lease: Lease,
     local: Local,
@@ -180,7 +180,7 @@ async fn keep_with_lease(
     }
 }
 
-/// Syncs with a peer again and again.
+/// Syncs with a peer repeatedly.
 async fn keep(local: &Local, peer: &PeerConfig, options: &Options, status: &mut Status) {
     let interval = Duration::from_secs(peer.interval_s);
     let mut backoff = Backoff::default();

@@ -1,5 +1,5 @@
-//! What is known of a peer from what its sync tells: kept for whoever shows it, and logged, one
-//! line a sync.
+//! The state of a peer, derived from the progress of its syncs: kept for display, and logged with
+//! one line for each sync.
 
 use super::{Progress, Proof, Reason, Report, Verdict};
 use crate::metrics::{LastSync, PeerStatus, Tally, Watched};
@@ -12,15 +12,15 @@ pub(super) struct Status {
     url: String,
     watched: Watched,
     clock: Clock,
-    // What ended calls of `sync` moved; a call counts from zero.
+    // The totals of ended calls of `sync`; each call counts from zero.
     before: Tally,
-    // What this call of `sync` had moved when it last was caught up.
+    // The totals of this call of `sync` when it was last caught up.
     caught_up: Tally,
-    // What either side still lacked then: events that only we have, and only the peer.
+    // The differences at that time: events that only we have, and only the peer.
     left: (u64, u64),
-    // Whether the sync under way has reached the peer.
+    // Whether the current sync has reached the peer.
     reached: bool,
-    // When the sync under way began; none while a live one is caught up.
+    // The start of the current sync; `None` while a live one is caught up.
     began: Option<Instant>,
 }
 
@@ -50,7 +50,7 @@ impl Status {
         self.watched.update(|status| status.last_attempt = Some(self.clock.now()));
     }
 
-    /// Takes what a sync tells.
+    /// Handles a progress report.
     pub(super) fn take(&mut self, progress: Progress) {
         let (peer, now) = (self.url.as_str(), self.clock.now());
         match progress {
@@ -72,7 +72,7 @@ impl Status {
                     if status.in_step {
                         status.differs(have_left + have, need_left + need, now);
                     } else if have > 0 || need > 0 {
-                        // How many stay where they are for a reason shows at the end.
+                        // The end of the sync shows how many have a reason not to be moved.
                         status.differs(have, need, now);
                     }
                 });
@@ -91,7 +91,7 @@ impl Status {
     /// A call of `sync` has ended.
     pub(super) fn ended(&mut self, report: &Report) {
         self.disconnected(report.error.clone().filter(|_| !report.is_stopped()));
-        // Of a live sync each catch-up was told already.
+        // For a live sync, each catch-up was reported already.
         if self.began.is_some() && !report.is_stopped() {
             self.end_sync(report, false);
         }
@@ -101,7 +101,7 @@ impl Status {
         self.began = None;
     }
 
-    /// A call of `sync` has failed by a fault of our own.
+    /// A call of `sync` failed on our side.
     pub(super) fn failed(&mut self, reason: String) {
         tracing::error!(peer = self.url, error = reason, "a sync could not go on");
         let mut totals = self.before;
@@ -122,7 +122,7 @@ impl Status {
         });
     }
 
-    /// Notes the end of a sync, and logs its one line.
+    /// Records the end of a sync, and logs its line.
     fn end_sync(&mut self, report: &Report, live: bool) {
         let tally = report.tally().since(self.caught_up);
         self.caught_up = report.tally();
@@ -155,7 +155,8 @@ impl Status {
             if report.passes > 0 && report.error.is_none() {
                 status.differs(report.have_left, report.need_left, now);
             }
-            // Converged means equal, or as near as a peer without NIP-77 can be known to be.
+            // Converged means equal, or as close to it as can be determined for a peer without
+            // NIP-77.
             if matches!(verdict, Verdict::Equal | Verdict::CaughtUp) {
                 status.last_converged = Some(now);
                 status.in_step = live;
@@ -170,7 +171,7 @@ fn leave_step(status: &mut PeerStatus, now: u64) {
     }
 }
 
-/// The one line of a sync.
+/// Logs the line of a sync.
 fn log(report: &Report, tally: &Tally, elapsed_s: f64) {
     macro_rules! line {
         ($level:ident, $text:literal) => {

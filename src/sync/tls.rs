@@ -1,4 +1,4 @@
-//! Which certificates a peer may show (`wss://`).
+//! The certificates that are accepted from a peer (`wss://`).
 
 use super::SyncError;
 use super::dial::DialError;
@@ -13,19 +13,19 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 
-/// The authorities that are believed. Clones share them.
+/// The trusted authorities. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Trust(Arc<RootCertStore>);
 
 impl Default for Trust {
-    /// The authorities that browsers believe.
+    /// The authorities that browsers trust.
     fn default() -> Self {
         Self(Arc::new(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() }))
     }
 }
 
 impl Trust {
-    /// The configured file's authorities beside those that browsers believe.
+    /// The authorities of the configured file, in addition to those that browsers trust.
     pub(super) fn configured(config: &SyncConfig) -> Result<Self, SyncError> {
         let Self(mut roots) = Self::default();
         let file = &config.ca_file;
@@ -39,7 +39,7 @@ impl Trust {
         Ok(Self(roots))
     }
 
-    /// Speaks TLS with `host` over a connection to it, or says why not.
+    /// Starts TLS with `host` over a connection; the error has a reason.
     pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         host: &str,
@@ -64,7 +64,7 @@ impl Trust {
     }
 }
 
-/// Adds a PEM file's certificates, and returns how many those are.
+/// Adds the certificates of a PEM file, and returns their number.
 fn add(roots: &mut RootCertStore, file: &Path) -> Result<usize, String> {
     let mut added = 0;
     for certificate in CertificateDer::pem_file_iter(file).map_err(|error| error.to_string())? {
@@ -75,7 +75,7 @@ fn add(roots: &mut RootCertStore, file: &Path) -> Result<usize, String> {
     Ok(added)
 }
 
-/// Why there is no encrypted stream, and what to do.
+/// The reason why TLS failed, with a hint.
 fn refused(host: &str, error: &Error) -> Option<String> {
     let error = match error {
         Error::InvalidMessage(_) => {
@@ -91,7 +91,7 @@ fn refused(host: &str, error: &Error) -> Option<String> {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!("the peer's certificate is not for {host}")
         }
-        // A certificate that signed itself is refused as one that does not end a chain.
+        // A self-signed certificate is reported as one that is not the end of a chain.
         CertificateError::UnknownIssuer | CertificateError::Other(_) => {
             "the peer's certificate is signed by no authority that is believed; \
              sync.ca_file can name one of your own"

@@ -1,9 +1,9 @@
-//! Listening in on what is said to a peer and by it.
+//! Observes all messages of a sync.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Who says a message.
+/// The sender of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaker {
     /// This side.
@@ -12,8 +12,8 @@ pub enum Speaker {
     Peer,
 }
 
-/// Hears every text message of every connection, in order, when it is sent or received. What it
-/// hears of the peer is unchecked. The sync waits for it. Clones share it.
+/// Receives every text message of every connection, in order, when it is sent or received. Messages
+/// of the peer are unchecked. The sync waits for the callback. Clones share it.
 #[derive(Clone)]
 pub struct Trace(Arc<Listener>);
 

@@ -1,9 +1,9 @@
-//! Commands beside a relay that runs on the same store, and `negsync peers`, which asks it.
+//! Commands beside a relay on the same store, and `negsync peers`, which asks it.
 
 use super::support::*;
 use crate::support::disk::write_secret;
 use crate::support::process::{RelayProcess, negsync};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn diff_and_a_dry_run_need_no_lock() {
         run(&["sync", &url])
     });
     let ended = ended.await.unwrap();
-    // What would move something is refused, with the way round.
+    // Commands that would move events are refused, with the alternative.
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     for words in ["in use", "[[peer]]", "--dry-run"] {
         assert!(ended.stderr.contains(words), "{words}: {ended:?}");
@@ -56,18 +56,18 @@ async fn diff_and_a_dry_run_need_no_lock() {
 #[tokio::test(flavor = "multi_thread")]
 async fn import_hands_over_to_a_relay_that_runs() {
     let folder = tempfile::tempdir().unwrap();
-    let key = author(9);
+    let key = Author::new(9);
     let relay = TestRelay::holding_with(&notes(184, 10), |config| {
-        config.auth.mirror_keys = [key.public_key().to_bytes()].into_iter().collect();
+        config.auth.mirror_keys = [key.keys().public_key().to_bytes()].into_iter().collect();
     })
     .await;
-    let protected = event(&author(1), 1, START, vec![nostr::Tag::protected()], "for members");
+    let protected = event(&Author::new(1), 1, START, json!([["-"]]), "for members");
     let events = [notes(184, 10), notes(185, 500), vec![protected]].concat();
     let (file, key_file) = (folder.path().join("events.jsonl"), folder.path().join("key"));
     std::fs::write(&file, events.join("\n")).unwrap();
     let config = folder.path().join("import.toml");
     std::fs::write(&config, format!("[sync]\nkey_file = {key_file:?}\n")).unwrap();
-    write_secret(&key_file, &key.secret_key().to_secret_hex());
+    write_secret(&key_file, &key.keys().secret_key().to_secret_hex());
     let arguments = [
         "import",
         file.to_str().unwrap(),
@@ -129,7 +129,8 @@ async fn peers_asks_the_relay_and_prints_how_each_stands() {
     drop(running);
 }
 
-/// Peers' names and errors are the operator's: as with `/metrics`, a proxy shows them to nobody.
+/// Peers' names and errors are for the operator: as for `/metrics`, requests through a proxy are
+/// refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_is_shown_to_the_operator_alone() {
     use crate::support::http::http;

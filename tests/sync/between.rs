@@ -1,4 +1,4 @@
-//! `negsync sync --between`: relays that are not ours, and no store of our own.
+//! `negsync sync --between`: other relays, without a store of our own.
 
 use super::scripted::{Script, Scripted, Unknown};
 use super::support::*;
@@ -12,17 +12,17 @@ use nostr_relay_builder::prelude::{
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What the command needs at most beside the events of 5,000 differences.
+/// Maximum memory of the command in addition to the events of 5,000 differences.
 const MOST_MEMORY_KB: i64 = 100 << 10;
 
-/// Runs the command to its end; returns the exit code, the object and the peak of its memory in KiB.
+/// Runs the command to its end; returns the exit code, the JSON object and its peak memory in KiB.
 async fn between(urls: &[&str], flags: &[&str]) -> (Option<i32>, Value, i64) {
     let words = [&["sync", "--between", "--json"], urls, flags].concat();
     let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
@@ -38,7 +38,7 @@ async fn between(urls: &[&str], flags: &[&str]) -> (Option<i32>, Value, i64) {
             out.read_to_string(&mut text).unwrap();
             text
         });
-        // Not by `wait4`: what that tells begins with the memory of this process.
+        // Not by `wait4`, whose result starts with the memory of this process.
         let mut memory_kb = 0;
         let status = loop {
             memory_kb = peak_kb(child.id()).unwrap_or(memory_kb);
@@ -54,7 +54,7 @@ async fn between(urls: &[&str], flags: &[&str]) -> (Option<i32>, Value, i64) {
     tokio::task::spawn_blocking(run).await.unwrap()
 }
 
-/// The most memory that a process has had, while it runs.
+/// The peak memory of a process while it runs.
 fn peak_kb(process: u32) -> Option<i64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -74,7 +74,7 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        // Of a process that has ended this says so, and nothing else.
+        // Fails only if the process has ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -86,9 +86,11 @@ fn ids_of(events: &[&[String]]) -> BTreeSet<[u8; 32]> {
 
 /// Notes with two tags, which a relay with `event_tags = 1` refuses.
 fn tagged(seed: u64, count: usize) -> Vec<String> {
-    let tags = || vec![nostr::Tag::hashtag("a"), nostr::Tag::hashtag("b")];
+    let tags = || json!([["t", "a"], ["t", "b"]]);
     let text = |n| format!("tagged {n}");
-    (0..count).map(|n| event(&author(seed as u8), 1, START + n as u64, tags(), &text(n))).collect()
+    (0..count)
+        .map(|n| event(&Author::new(seed as u8), 1, START + n as u64, tags(), &text(n)))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,7 +148,7 @@ async fn three_relays_end_equal_and_each_pair_has_its_proof() {
     for (ids, name) in [(here.ids(), "a"), (there.ids(), "b"), (other.ids(), "c")] {
         assert_same(&ids, &all, name);
     }
-    // Nothing is moved twice, and nothing the next time.
+    // No event is moved twice, and the next sync moves none.
     let moved = |report: &Value, what: &str| -> u64 {
         report["relays"].as_array().unwrap().iter().map(|it| it[what].as_u64().unwrap()).sum()
     };
@@ -164,7 +166,7 @@ async fn a_relay_without_negentropy_is_read_and_a_filter_holds() {
         let script =
             Script { without_negentropy: Some(unknown), events_per_req: 100, ..Script::default() };
         let there = Scripted::start(&[shared.clone(), b.clone()].concat(), script).await;
-        let filter = format!(r#"{{"authors":["{}"]}}"#, author(209u64 as u8 + 1).public_key());
+        let filter = format!(r#"{{"authors":["{}"]}}"#, Author::new(209u64 as u8 + 1).key());
         let (here_url, there_url) = (here.url(), there.url());
         let urls = [here_url.as_str(), &there_url];
         let (code, report, _) = between(&urls, &["--filter", &filter]).await;
@@ -182,8 +184,9 @@ async fn a_relay_without_negentropy_is_read_and_a_filter_holds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kinds_that_a_relay_hides_are_named_and_not_compared() {
-    let private: Vec<String> =
-        (0..20).map(|n| event(&author(7), 4, START + n, vec![], &format!("secret {n}"))).collect();
+    let private: Vec<String> = (0..20)
+        .map(|n| event(&Author::new(7), 4, START + n, json!([]), &format!("secret {n}")))
+        .collect();
     let shared = notes(211, 100);
     let open = TestRelay::holding_with(&[shared.clone(), private.clone()].concat(), |config| {
         config.auth.private_kinds.clear();
@@ -286,8 +289,8 @@ async fn live_events_go_to_all_other_relays() {
     assert_eq!(status.code(), Some(2), "an interrupted sync has proven nothing");
 }
 
-/// A relay that goes and comes back gets what it has missed, with events of both kinds: those that
-/// were passed on meanwhile, and its own.
+/// A relay that comes back gets the events it has missed: those passed on meanwhile, and those
+/// published before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_comes_back_is_synced_again() {
     let (shared, late) = (notes(222, 30), notes(223, 8));
@@ -322,8 +325,8 @@ async fn a_relay_that_comes_back_is_synced_again() {
     wait_for(38).await;
 }
 
-/// Relays as they are, seed by seed: whatever they do, a pair is equal only where both have the
-/// same, and honest ones end with all.
+/// Random relays, seed by seed: a pair is equal only if both have the same events, and honest
+/// relays end with all events.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_relays_are_equal_only_with_the_same_events() {
     let mut equal = 0;
@@ -352,7 +355,7 @@ async fn random_relays_are_equal_only_with_the_same_events() {
         let between = Between::configured(&SyncConfig::default()).unwrap();
         let named: Vec<BetweenRelay> = relays
             .iter()
-            .map(|(relay, _)| BetweenRelay { url: relay.url().parse().unwrap(), trace: None })
+            .map(|(relay, _)| BetweenRelay::new(relay.url().parse().unwrap()))
             .collect();
         let options = Options::default();
         let syncing = between.sync(&named, &options, |_, _| {});

@@ -1,4 +1,4 @@
-//! With a peer that does much of what a peer should not.
+//! A peer with many kinds of misbehaviour.
 
 use super::scripted::{Script, Scripted, Unknown, item};
 use super::support::*;
@@ -6,9 +6,9 @@ use negsync::sync::{Direction, Method, Options, Proof, Reason, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-/// An event whose signature is of another.
+/// An event with the signature of another one.
 fn forged(created_at: u64) -> String {
-    let author = author(3);
+    let author = Author::new(3);
     let (one, other) = (note(&author, created_at, "one"), note(&author, created_at, "other"));
     let sig = |json: &str| json.split(r#""sig":""#).nth(1).unwrap()[..128].to_owned();
     one.replace(&sig(&one), &sig(&other))
@@ -19,21 +19,21 @@ async fn a_nasty_peer_gives_the_right_set_and_is_told_apart() {
     let (shared, ours, theirs) = (notes(70, 800), notes(71, 60), notes(72, 900));
     let store = TestStore::new(&[shared.clone(), ours.clone()].concat());
     let bad = forged(START + 5);
-    let huge = note(&author(4), START + 6, &"x".repeat(1 << 20));
-    let monstrous = note(&author(4), START + 7, &"x".repeat(17 << 20));
+    let huge = note(&Author::new(4), START + 6, &"x".repeat(1 << 20));
+    let monstrous = note(&Author::new(4), START + 7, &"x".repeat(17 << 20));
     let held =
         [shared, theirs.clone(), vec![bad.clone(), huge.clone(), monstrous.clone()]].concat();
     let script = Script {
         frame_limit_bytes: 4_096,
         events_per_req: 40,
         cut_every: Some(701),
-        unasked: Some(note(&author(5), START + 8, "nobody asked")),
+        unasked: Some(note(&Author::new(5), START + 8, "nobody asked")),
         ..Script::default()
     };
     let peer = Scripted::start(&held, script).await;
     let mut expected = store.ids();
     expected.extend(theirs.iter().map(|json| id(json)));
-    let options = Options { attempts: Some(20), ..Options::default() };
+    let options = Options::default().attempts(20);
     let (report, notes) = sync_with(&store, &peer.url(), &options).await;
     assert_same(&store.ids(), &expected, &format!("{report:?} {notes:?}"));
     assert!(report.complete && !report.equal, "{report:?} {notes:?}");
@@ -66,9 +66,9 @@ async fn a_peer_that_lists_what_it_does_not_send_leaves_the_sync_incomplete() {
 
 async fn without_negentropy(how: Unknown) {
     let (shared, ours, theirs) = (notes(80, 400), notes(81, 100), notes(82, 300));
-    // Many of one second, more than a page.
+    // More events of one second than fit on a page.
     let crowd: Vec<String> =
-        (0..60).map(|n| note(&author(6), START + 50, &format!("crowd {n}"))).collect();
+        (0..60).map(|n| note(&Author::new(6), START + 50, &format!("crowd {n}"))).collect();
     let store = TestStore::new(&[shared.clone(), ours].concat());
     let script = Script { without_negentropy: Some(how), events_per_req: 100, ..Script::default() };
     let peer = Scripted::start(&[shared, theirs, crowd].concat(), script).await;
@@ -128,7 +128,7 @@ async fn a_peer_whose_answers_lead_nowhere_is_read() {
 async fn a_peer_that_sends_the_same_over_and_over_is_left() {
     let events = notes(88, 1);
     let store = TestStore::new(&[]);
-    // As good as for ever: nobody reads so many to the end.
+    // Practically without end.
     let script = Script { repeats: 150_000, ..Script::default() };
     let peer = Scripted::start(&events, script).await;
     let (report, notes) = sync_with(&store, &peer.url(), &Options::default()).await;
@@ -144,11 +144,11 @@ async fn what_is_only_compared_is_not_stored_from_a_peer_that_is_read() {
     let store = TestStore::new(&ours);
     let script = Script { without_negentropy: Some(Unknown::Notice), ..Script::default() };
     let peer = Scripted::start(&theirs, script).await;
-    let options = Options { dry_run: true, ..Options::default() };
+    let options = Options::default().dry_run(true);
     let (report, _) = sync_with(&store, &peer.url(), &options).await;
     assert_eq!((report.need, report.have), (40, 30), "{report:?}");
     assert_eq!((store.ids().len(), peer.ids().len()), (30, 40));
-    let options = Options { direction: Direction::Up, ..Options::default() };
+    let options = Options::default().direction(Direction::Up);
     let (report, _) = sync_with(&store, &peer.url(), &options).await;
     assert_eq!(report.differs.get(&Reason::NotToDownload), Some(&40), "{report:?}");
     assert!(report.complete && !report.equal, "{report:?}");
@@ -157,23 +157,23 @@ async fn what_is_only_compared_is_not_stored_from_a_peer_that_is_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_asks_who_we_are_is_told_when_there_is_a_key() {
-    let keys = author(7);
-    let only_for = Some(keys.public_key().to_hex());
+    let author = Author::new(7);
+    let only_for = Some(author.key());
     for without_negentropy in [None, Some(Unknown::Notice)] {
         let (ours, theirs) = (notes(95, 50), notes(96, 50));
         let mut store = TestStore::new(&ours);
         let script = Script { only_for: only_for.clone(), without_negentropy, ..Script::default() };
         let peer = Scripted::start(&theirs, script).await;
-        let options = Options { attempts: Some(1), ..Options::default() };
+        let options = Options::default().attempts(1);
         let (report, _) = sync_with(&store, &peer.url(), &options).await;
         assert!(!report.complete, "{report:?}");
         assert!(report.hint.unwrap().contains("NIP-42"), "{report:?}");
         assert_eq!(store.ids().len(), 50);
-        store.local.keys = Some(keys.clone());
+        store.local.keys = Some(author.keys().clone());
         let (report, notes) = sync_with(&store, &peer.url(), &options).await;
         assert!(report.complete && report.equal, "{report:?} {notes:?}");
         assert_same(&store.ids(), &peer.ids(), &format!("{report:?}"));
-        store.local.keys = Some(author(8));
+        store.local.keys = Some(Author::new(8).keys().clone());
         let (report, _) = sync_with(&store, &peer.url(), &options).await;
         assert!(!report.complete && report.error.is_some(), "{report:?}");
     }
@@ -197,7 +197,7 @@ async fn what_answers_without_a_websocket_is_told_with_what_may_help() {
                 let _ = stream.write_all(text.as_bytes()).await;
             }
         });
-        let options = Options { attempts: Some(1), ..Options::default() };
+        let options = Options::default().attempts(1);
         let (report, _) = sync_with(&TestStore::new(&[]), &url, &options).await;
         let error = report.error.unwrap();
         assert!(error.contains(words), "{answer}: {error}");

@@ -1,14 +1,14 @@
 //! Stores and relays filled with signed events, and syncs between them.
 
-pub use crate::support::TestRelay;
+pub use crate::support::{Author, TestRelay};
 use negsync::config::Config;
 use negsync::index::Index;
 use negsync::reconcile::RangeSet;
 use negsync::store::{Event, Filter, Outcome, StoreOptions, Synchronous};
 use negsync::sync::{Local, Options, PeerFilter, Progress, Report, sync};
-use nostr::{EventBuilder, JsonUtil, Keys, Kind, SecretKey, Tag, Timestamp};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -17,30 +17,20 @@ pub const START: u64 = 1_700_000_000;
 /// Longer than any test may take.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Someone who signs.
-pub fn author(number: u8) -> Keys {
-    Keys::new(SecretKey::from_slice(&[number.max(1); 32]).unwrap())
+/// A signed note, as JSON.
+pub fn note(author: &Author, created_at: u64, content: &str) -> String {
+    author.note(created_at, content).to_string()
 }
 
-/// A signed note.
-pub fn note(author: &Keys, created_at: u64, content: &str) -> String {
-    event(author, 1, created_at, vec![], content)
+/// Any signed event, as JSON. `tags` is an array of arrays.
+pub fn event(author: &Author, kind: u16, created_at: u64, tags: Value, content: &str) -> String {
+    author.event(kind, created_at, tags, content).to_string()
 }
 
-/// Any signed event.
-pub fn event(author: &Keys, kind: u16, created_at: u64, tags: Vec<Tag>, content: &str) -> String {
-    EventBuilder::new(Kind::from_u16(kind), content)
-        .tags(tags)
-        .custom_created_at(Timestamp::from_secs(created_at))
-        .sign_with_keys(author)
-        .unwrap()
-        .as_json()
-}
-
-/// Signed notes of a seed: the same seed makes the same.
+/// Signed notes of a seed: the same seed gives the same notes.
 pub fn notes(seed: u64, count: usize) -> Vec<String> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let author = author(seed as u8 + 1);
+    let author = Author::new(seed as u8 + 1);
     let span = count as u64 * 2;
     (0..count)
         .map(|n| {
@@ -60,7 +50,7 @@ pub struct TestStore {
 impl TestStore {
     pub fn new(events: &[String]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let options = StoreOptions { synchronous: Synchronous::Normal, ..StoreOptions::default() };
+        let options = StoreOptions::default().synchronous(Synchronous::Normal);
         let path = folder.path().join("store.sqlite");
         let index = Index::open(&path, options, 64 << 20).unwrap();
         fill(&index, events);
@@ -73,7 +63,7 @@ impl TestStore {
     }
 }
 
-/// Stores events; all have to be new.
+/// Stores events; all must be new.
 pub fn fill(index: &Index, events: &[String]) {
     let events = events.iter().map(|json| Event::parse(json).unwrap().verify().unwrap()).collect();
     let outcomes = index.store().publish(events).unwrap();
@@ -90,7 +80,7 @@ pub fn ids(index: &Index) -> BTreeSet<[u8; 32]> {
     ids
 }
 
-/// Fails with the number of ids that differ rather than with all of them.
+/// Fails with the number of differing ids instead of all of them.
 pub fn assert_same(ours: &BTreeSet<[u8; 32]>, theirs: &BTreeSet<[u8; 32]>, about: &str) {
     let (have, need) = (ours.difference(theirs).count(), theirs.difference(ours).count());
     assert!(have + need == 0, "{have} only here, {need} only there; {about}");
@@ -102,7 +92,7 @@ pub fn id(event: &str) -> [u8; 32] {
 }
 
 impl TestRelay {
-    /// A relay that holds these events, with the limits of the default configuration.
+    /// A relay with these events and the limits of the default configuration.
     pub async fn holding(events: &[String]) -> Self {
         Self::holding_with(events, |_| {}).await
     }
@@ -124,12 +114,12 @@ impl TestRelay {
     }
 }
 
-/// A sync of everything both ways, within [`PATIENCE`].
+/// A sync of all events in both directions, within [`PATIENCE`].
 pub async fn sync_all(store: &TestStore, url: &str) -> Report {
     sync_with(store, url, &Options::default()).await.0
 }
 
-/// A sync, and what it noted.
+/// A sync, and its notes.
 pub async fn sync_with(store: &TestStore, url: &str, options: &Options) -> (Report, Vec<String>) {
     let mut notes = Vec::new();
     let report = {

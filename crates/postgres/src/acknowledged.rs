@@ -1,4 +1,5 @@
-//! What this node has acknowledged lately, so that it can be sent again when the database has lost it.
+//! The recent acknowledgements of this node, so that they can be written again after the database
+//! has lost them.
 
 use crate::batch::Bytes;
 use negsync_nostr::Event;
@@ -6,28 +7,28 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What was acknowledged for so long before the last answer is kept.
+/// Time for which acknowledgements are kept, counted back from the last answer.
 const KEPT_FOR: Duration = Duration::from_secs(60);
-/// And at most so many bytes of it.
+/// Maximum bytes of acknowledgements.
 const MOST_BYTES: usize = 32 << 20;
 
-/// One thing that was done and acknowledged.
+/// An acknowledged operation.
 #[derive(Debug, Clone)]
 pub(crate) enum Acknowledged {
-    /// An event that is stored.
+    /// An event was stored.
     Stored(Arc<Event>),
-    /// What an operator did with ids.
+    /// An operator's action on ids.
     Operated { ids: Arc<[Bytes]>, action: OperatorAction },
 }
 
-/// What an operator does with events, by id.
+/// An operator's action on events, by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OperatorAction {
     /// Removes them.
     Remove,
     /// Removes them and keeps them out.
     Bury,
-    /// Keeps them out no more.
+    /// Lifts their bans.
     Undelete,
 }
 
@@ -51,13 +52,13 @@ pub(crate) struct RecentAcknowledgements {
 #[derive(Debug)]
 pub(crate) struct RecentEntry {
     pub(crate) at: Instant,
-    // The last commit by which it was done.
+    // The number of the last commit of the operation.
     seq: i64,
     pub(crate) done: Acknowledged,
 }
 
 impl RecentAcknowledgements {
-    /// Keeps what was acknowledged at `at`, done by the commit `seq` or before it.
+    /// Adds an operation acknowledged at `at` and done by the commit `seq` or an earlier one.
     pub(crate) fn push(&mut self, at: Instant, seq: i64, done: Acknowledged) {
         self.bytes += done.memory_bytes();
         self.entries.push_back(RecentEntry { at, seq, done });
@@ -69,8 +70,8 @@ impl RecentAcknowledgements {
         }
     }
 
-    /// Takes out what may have been done by commits behind a number, which are lost, in order: once it is
-    /// done again it has another number.
+    /// Removes and returns, in order, the operations that may have been done by lost commits after
+    /// `seq`. When written again they get a new number.
     pub(crate) fn take_since(&mut self, seq: i64) -> VecDeque<RecentEntry> {
         let (kept, lost) =
             std::mem::take(&mut self.entries).into_iter().partition(|entry| entry.seq <= seq);
@@ -96,7 +97,7 @@ mod tests {
             recent.push(began + Duration::from_secs(second), second as i64, ids(1));
         }
         assert_eq!((recent.entries.len(), recent.bytes), (61, 61 * 32));
-        // What is taken out is lost once.
+        // Removed entries count as lost only once.
         assert_eq!(recent.take_since(95).len(), 4);
         assert_eq!(recent.take_since(95).len(), 0);
         assert_eq!((recent.entries.len(), recent.bytes), (57, 57 * 32));

@@ -1,4 +1,4 @@
-//! Where a store on a server is: its URL, and what of it may be shown.
+//! The address of a store on a server: its URL, and its form for display.
 
 use crate::fault::{fault, within};
 use crate::tls::{TlsConnector, TlsMode, TlsStream};
@@ -8,57 +8,77 @@ use percent_encoding::percent_decode_str;
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
-use tokio_postgres::{Client, Config, Connection, Socket};
+use tokio_postgres::{CancelToken, Client, Config, Connection, Socket};
 
-/// How long a connection to one host may take to be made, where the URL does not say (`connect_timeout`).
+/// Timeout for connecting to one host, unless the URL sets `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a server may be silent, where the URL does not say (`tcp_user_timeout`).
+/// Timeout for a silent server, unless the URL sets `tcp_user_timeout`.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What the system takes for the time between two probes of a silent connection.
+/// The system's minimum time between two probes of a silent connection.
 const SHORTEST_KEEPALIVE: Duration = Duration::from_secs(1);
-/// A longer password file is not read.
+/// Maximum length of a password file.
 const PASSWORD_FILE_BYTES: u64 = 1 << 20;
-/// The host where neither the URL nor `PGHOST` names one.
+/// The host if neither the URL nor `PGHOST` names one.
 const DEFAULT_HOST: &str = "localhost";
 
-/// What each session is set to. No statement takes longer than the timeout, in milliseconds, whoever waits
-/// for it, and a cursor is planned as one that is read to its end.
+/// The settings of each session of a store. The timeout, in milliseconds, applies to every statement. Cursors
+/// are planned as read to their end.
 const SESSION: &str = "-c search_path=negsync -c jit=off -c cursor_tuple_fraction=1 \
                        -c statement_timeout=600000";
 
-/// The address of a store: a URL as libpq takes it. It is shown without its login and the values of its
-/// parameters, which may be a password.
+/// The address of a store: a URL as libpq accepts it. It is displayed without its login and the
+/// values of its parameters, which may contain a password.
 #[derive(Clone)]
 pub struct Address {
-    // The URL as it is shown.
+    // The URL for display.
     shown: String,
     // One for each host of the URL.
     hosts: Vec<Config>,
-    // The place of the host that answered last.
+    // The index of the host that answered last.
     answered: Arc<AtomicUsize>,
     tls: TlsConnector,
     patience: Duration,
 }
 
-/// A connection that is to be served.
+/// Drives a connection until it ends. Internal: negsync-attached uses it.
+#[doc(hidden)]
+pub type Served = Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>;
+
+/// A connection that still has to be polled.
 pub(crate) type ServedConnection = Connection<Socket, TlsStream>;
 
 impl Address {
-    /// Reads `postgres://user@host:port/database?key=value`. Several hosts, separated by commas, are
-    /// tried in turn until one takes writes. What the URL does not have is taken from `PGHOST`,
-    /// `PGUSER`, `PGSSLMODE` and `PGSSLROOTCERT`, and a password from `PGPASSWORD` or else from the file
-    /// of `PGPASSFILE` or `~/.pgpass`.
+    /// Parses `postgres://user@host:port/database?key=value`. Several hosts, separated by commas,
+    /// are tried in turn until one accepts writes. Missing parts are taken from `PGHOST`, `PGUSER`,
+    /// `PGSSLMODE` and `PGSSLROOTCERT`, and a missing password from `PGPASSWORD` or else from the
+    /// file in `PGPASSFILE` or `~/.pgpass`.
     ///
-    /// `sslmode` and `sslrootcert` are those of libpq; `sslrootcert=system` stands for the authorities
-    /// that browsers believe, with `sslmode=verify-full` and no other. `tcp_user_timeout` is how long, in milliseconds, a server may be silent.
+    /// `sslmode` and `sslrootcert` are those of libpq; `sslrootcert=system` means the authorities
+    /// that browsers trust, and allows only `sslmode=verify-full`. `tcp_user_timeout` is the
+    /// timeout for a silent server, in milliseconds.
     ///
     /// # Errors
-    /// When it is no such URL, when it cannot be told where its login ends, or when the file of `sslrootcert` cannot be read.
+    /// [`StoreError`] when it is not such a URL, when the end of its login is ambiguous, or when
+    /// the file of `sslrootcert` cannot be read.
     pub fn parse(url: &str) -> Result<Self, StoreError> {
+        Self::read(url, SESSION, "negsync")
+    }
+
+    /// As [`Address::parse`], for a database that is not a store: its sessions keep the server's settings
+    /// and have `application` as their name.
+    ///
+    /// # Errors
+    /// As [`Address::parse`].
+    pub fn of_other(url: &str, application: &str) -> Result<Self, StoreError> {
+        Self::read(url, "", application)
+    }
+
+    fn read(url: &str, session: &str, application: &str) -> Result<Self, StoreError> {
         if !is_address(url) {
             let expected = "expected postgres://user@host/database".to_owned();
             return Err(StoreError::Address(expected));
@@ -66,7 +86,7 @@ impl Address {
         check_login(url).map_err(|error| StoreError::Address(error.to_string()))?;
         let shown = redacted(url);
         let (url, own) = take_parameters(url);
-        // The error's own text may hold parts of the URL.
+        // The error's text may contain parts of the URL.
         let mut config: Config = url.parse().map_err(|_| {
             StoreError::Address("not a URL of PostgreSQL: postgres://user@host/database".to_owned())
         })?;
@@ -85,13 +105,16 @@ impl Address {
         let roots = own.sslrootcert.or_else(|| std::env::var("PGSSLROOTCERT").ok());
         let mode = TlsMode::parse(mode.as_deref(), roots.as_deref())?;
         let tls = TlsConnector::new(mode, roots.as_deref())?;
-        complete(&mut config, patience);
+        complete(&mut config, patience, application);
+        let options = config.get_options().unwrap_or_default();
+        config.options(format!("{options} {session}"));
         let hosts = (0..config.get_hosts().len()).map(|place| of_host(&config, place, mode));
         let hosts = hosts.collect();
         Ok(Self { shown, hosts, answered: Arc::default(), tls, patience })
     }
 
-    /// Connects to the first host that answers and takes writes, beginning with the one that did so last.
+    /// Connects to the first host that answers and accepts writes, beginning with the one that did
+    /// so last.
     pub(crate) async fn connect(&self) -> Result<(Client, ServedConnection), StoreError> {
         let first = self.answered.load(Ordering::Relaxed);
         let mut refused = StoreError::Address("no host is named".to_owned());
@@ -111,23 +134,42 @@ impl Address {
         Err(refused)
     }
 
-    /// How connections are encrypted.
+    /// Opens a client; the caller drives its connection. Internal: negsync-attached uses it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when no host accepts the connection.
+    #[doc(hidden)]
+    pub async fn open_client(&self) -> Result<(Client, Served), StoreError> {
+        let (client, connection) = self.connect().await?;
+        Ok((client, Box::pin(connection)))
+    }
+
+    /// Cancels the statement that runs on the connection of the token. Internal: negsync-attached uses it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the server cannot be reached.
+    #[doc(hidden)]
+    pub async fn cancel(&self, token: CancelToken) -> Result<(), StoreError> {
+        token.cancel_query(self.tls.clone()).await.map_err(fault)
+    }
+
+    /// The encryption of connections.
     pub(crate) fn tls(&self) -> &TlsConnector {
         &self.tls
     }
 
-    /// How long the server may take to answer what takes no time.
+    /// Timeout for requests that the server answers at once.
     pub(crate) fn patience(&self) -> Duration {
         self.patience
     }
 }
 
-/// Whether a store's name is the URL of one on a server, and not the path of a file.
+/// Whether a store's name is the URL of a database, and not the path of a file.
 fn is_address(store: &str) -> bool {
     store.starts_with("postgres://") || store.starts_with("postgresql://")
 }
 
-/// Parameters that are followed here and not by the client.
+/// Parameters that are handled here and not by the client library.
 #[derive(Default)]
 struct OwnParameters {
     sslmode: Option<String>,
@@ -135,7 +177,7 @@ struct OwnParameters {
     tcp_user_timeout: Option<String>,
 }
 
-/// The URL without those of its parameters that are followed here.
+/// The URL without the parameters that are handled here, and those parameters.
 fn take_parameters(url: &str) -> (String, OwnParameters) {
     let mut own = OwnParameters::default();
     let Some((before, parameters)) = url.split_once('?') else { return (url.to_owned(), own) };
@@ -156,8 +198,8 @@ fn take_parameters(url: &str) -> (String, OwnParameters) {
     (format!("{before}{mark}{}", left.join("&")), own)
 }
 
-/// Fills in what the URL leaves out.
-fn complete(config: &mut Config, patience: Duration) {
+/// Adds the parts that are missing in the URL.
+fn complete(config: &mut Config, patience: Duration, application: &str) {
     let of_environment = |name| std::env::var(name).ok();
     if config.get_hosts().is_empty() {
         let host = of_environment("PGHOST").unwrap_or_else(|| DEFAULT_HOST.to_owned());
@@ -170,15 +212,13 @@ fn complete(config: &mut Config, patience: Duration) {
         config.connect_timeout(CONNECT_TIMEOUT);
     }
     if config.get_application_name().is_none() {
-        config.application_name("negsync");
+        config.application_name(application);
     }
-    // A network that is cut shows after so long, whoever waits for an answer.
+    // A broken network is detected after this time, whatever is being waited for.
     config.tcp_user_timeout(patience);
     let keepalive = patience.max(SHORTEST_KEEPALIVE);
     config.keepalives_idle(keepalive).keepalives_interval(keepalive);
     config.keepalives_retries(2);
-    let options = config.get_options().unwrap_or_default();
-    config.options(format!("{options} {SESSION}"));
     if config.get_user().is_none() {
         let user = of_environment("PGUSER").or_else(|| of_environment("USER"));
         config.user(user.unwrap_or_else(|| "postgres".to_owned()));
@@ -204,7 +244,7 @@ fn of_host(all: &Config, place: usize, mode: TlsMode) -> Config {
     if let Some(address) = all.get_hostaddrs().get(place) {
         config.hostaddr(*address);
     }
-    // A Unix socket is not encrypted, whatever the mode.
+    // A Unix socket is not encrypted in any mode.
     config.ssl_mode(if is_local { SslMode::Disable } else { mode.of_client() });
     config.ssl_negotiation(all.get_ssl_negotiation());
     config.channel_binding(all.get_channel_binding());
@@ -234,7 +274,7 @@ fn of_host(all: &Config, place: usize, mode: TlsMode) -> Config {
     config
 }
 
-/// The password of the environment, or of the password file.
+/// The password from the environment or from the password file.
 fn password_beside(config: &Config) -> Option<String> {
     if let Ok(password) = std::env::var("PGPASSWORD") {
         return Some(password);
@@ -252,7 +292,7 @@ fn password_beside(config: &Config) -> Option<String> {
     text.lines().find_map(|line| password_of(line, &wanted))
 }
 
-/// The file's text, where only its owner can read it.
+/// The text of the file, if only its owner can read it.
 fn read_password_file(file: &Path) -> Option<String> {
     let metadata = std::fs::metadata(file).ok()?;
     if metadata.permissions().mode() & 0o077 != 0 {
@@ -265,7 +305,7 @@ fn read_password_file(file: &Path) -> Option<String> {
     std::fs::read_to_string(file).ok()
 }
 
-/// The password of a line `host:port:database:user:password`, where it is of what is wanted.
+/// The password of a line `host:port:database:user:password`, if the line matches `wanted`.
 fn password_of(line: &str, wanted: &[&str; 4]) -> Option<String> {
     let mut fields = Vec::new();
     let (mut field, mut is_escaped) = (String::new(), false);

@@ -1,21 +1,22 @@
-//! What a batch of events does, decided in memory: the rules of [`negsync_store::rules`] over what the
-//! database holds, with what the batch has done so far in view.
+//! Decides the effects of a batch of events in memory: applies [`negsync_store::rules`] to the
+//! contents of the database and to the effects of earlier events of the batch.
 
 use negsync_nostr::hex;
 use negsync_nostr::kinds::{DELETION, GIFT_WRAP, VANISH};
 use negsync_nostr::relay_url::RelayName;
 use negsync_nostr::{Event, TagKey};
 use negsync_reconcile::Item;
-use negsync_store::Step;
 use negsync_store::rules::{self, Decision, Known, Outcome, Predecessor};
+use negsync_store::{Retention, Step};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// An event's id, or an author's key.
+/// An event id or a public key.
 pub(crate) type Bytes = [u8; 32];
 
-/// Under what versions of an event replace each other: a hash of author, kind and `d` value.
+/// The address under which versions of an event replace each other: a hash of author, kind and `d`
+/// value.
 pub(crate) fn address_hash(author: &Bytes, kind: u16, d: &str) -> Bytes {
     let mut hash = Sha256::new();
     hash.update(author);
@@ -24,12 +25,12 @@ pub(crate) fn address_hash(author: &Bytes, kind: u16, d: &str) -> Bytes {
     hash.finalize().into()
 }
 
-/// As [`address_hash`], of an event that is replaceable or addressable.
+/// Like [`address_hash`], for an event that is replaceable or addressable.
 pub(crate) fn address_of(event: &Event) -> Option<Bytes> {
     event.address().map(|d| address_hash(event.pubkey(), event.kind(), d))
 }
 
-/// A stored event, as far as rules need it.
+/// The fields of a stored event that rules need.
 #[derive(Debug, Clone)]
 pub(crate) struct Stored {
     pub(crate) item: Item,
@@ -39,19 +40,23 @@ pub(crate) struct Stored {
     pub(crate) expires_at: Option<u64>,
 }
 
-/// What the database holds that bears on the events of a batch.
+/// The stored facts that affect the events of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct BatchFacts {
     stored: HashMap<Bytes, Stored>,
     by_address: HashMap<Bytes, Bytes>,
-    /// By the id that is named and the author of the request: when the latest such request was made.
+    /// The time of the latest request, by the id it names and its author.
     pub(crate) tombstones: HashMap<(Bytes, Bytes), u64>,
-    /// By address: up to when it is deleted, and by whom.
+    /// The time up to which an address is deleted, and the author of the request, by address.
     pub(crate) address_tombstones: HashMap<Bytes, (u64, Bytes)>,
     pub(crate) named: HashMap<Bytes, u64>,
     pub(crate) vanished: HashMap<Bytes, u64>,
     pub(crate) removed_by_operator: HashSet<Bytes>,
-    /// Stored gift wraps and those of their recipients who ask to delete them.
+    /// The rules of retention, and by author and kind the newest event that they have removed as
+    /// surplus.
+    pub(crate) retention: Retention,
+    pub(crate) floors: HashMap<(Bytes, u16), Item>,
+    /// Stored gift wraps, each with a recipient that requests its deletion.
     pub(crate) addressed: HashSet<(Bytes, Bytes)>,
 }
 
@@ -67,6 +72,16 @@ impl BatchFacts {
         self.stored.get(id)
     }
 
+    /// Whether the rules of retention refuse an event at the second `now`.
+    fn is_retired(&self, event: &Event, now: u64) -> bool {
+        let (item, kind) = (event.item(), event.kind());
+        let is_too_old = self.retention.oldest(kind, now).is_some_and(|at| item.created_at < at);
+        let floor = || self.floors.get(&(*event.pubkey(), kind));
+        is_too_old
+            || self.retention.per_author(kind).is_some()
+                && floor().is_some_and(|floor| item <= *floor)
+    }
+
     fn remove(&mut self, id: &Bytes) -> Option<Stored> {
         let stored = self.stored.remove(id)?;
         if let Some(address) = stored.address {
@@ -76,19 +91,21 @@ impl BatchFacts {
     }
 }
 
-/// What a batch asks the database about.
+/// The queries of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Questions {
     pub(crate) ids: Vec<Bytes>,
-    /// Those of `ids` that came, and are not only named.
+    /// Those of `ids` that are in the batch, and not only named by requests.
     pub(crate) came: Vec<Bytes>,
     pub(crate) addresses: Vec<Bytes>,
-    /// Pairs of an id and a key whose requests may keep it out.
+    /// Pairs of an id and a key whose requests may keep the id out.
     pub(crate) deletable: (Vec<Bytes>, Vec<Bytes>),
     /// Authors of deletion requests.
     pub(crate) deleters: Vec<Bytes>,
     /// Authors, and recipients of gift wraps.
     pub(crate) people: Vec<Bytes>,
+    /// Authors, each with a kind.
+    pub(crate) author_kinds: (Vec<Bytes>, Vec<i32>),
 }
 
 impl Questions {
@@ -98,6 +115,8 @@ impl Questions {
             let (id, author) = (event.item().id, *event.pubkey());
             questions.ids.push(id);
             questions.came.push(id);
+            questions.author_kinds.0.push(author);
+            questions.author_kinds.1.push(event.kind().into());
             questions.addresses.extend(address_of(event));
             for key in std::iter::once(author).chain(event.recipients()) {
                 questions.deletable.0.push(id);
@@ -116,7 +135,7 @@ impl Questions {
     }
 }
 
-/// Which stored gift wraps the requests of a batch name, each with the author of the request.
+/// The stored gift wraps that requests of a batch name, each with the author of the request.
 pub(crate) fn named_wraps(events: &[Arc<Event>], facts: &BatchFacts) -> Vec<(Item, Bytes)> {
     let mut wraps = Vec::new();
     for request in events.iter().filter(|event| event.kind() == DELETION) {
@@ -128,31 +147,31 @@ pub(crate) fn named_wraps(events: &[Arc<Event>], facts: &BatchFacts) -> Vec<(Ite
     wraps
 }
 
-/// What the batch changes.
+/// The changes of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     /// The events to write, by id.
     pub(crate) added: HashMap<Bytes, Arc<Event>>,
-    /// What was stored before the batch and is to be removed.
+    /// Events stored before the batch that are to be removed.
     pub(crate) removed: Vec<Item>,
     /// Those of `removed` that deletion requests name.
     pub(crate) deleted: Vec<Bytes>,
-    /// Who vanishes, and up to which second.
+    /// Vanishing keys, each with the second up to which it vanishes.
     pub(crate) vanished: HashMap<Bytes, u64>,
-    /// What happened, in order.
+    /// The steps, in order.
     pub(crate) steps: Vec<Step>,
-    /// What became of each event, in order.
+    /// The outcome of each event, in order.
     pub(crate) outcomes: Vec<Outcome>,
 }
 
 impl Changes {
-    /// Whether there is nothing to write.
+    /// Whether nothing has to be written.
     pub(crate) fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty() && self.vanished.is_empty()
     }
 }
 
-/// Decides event by event, at the second `now`.
+/// Decides each event in order, at the second `now`.
 pub(crate) fn decide(
     events: &[Arc<Event>],
     facts: BatchFacts,
@@ -202,7 +221,7 @@ impl BatchDecider<'_> {
         let is_gone = |old: &Stored| old.expires_at.is_some_and(|second| second <= self.now);
         Known {
             removed_by_operator: facts.removed_by_operator.contains(&id),
-            is_retired: false,
+            is_retired: facts.is_retired(event, self.now),
             vanished_until: people.filter_map(|key| facts.vanished.get(&key).copied()).max(),
             deleted_by_id,
             deleted_until: address
@@ -292,7 +311,7 @@ impl BatchDecider<'_> {
         }
     }
 
-    /// NIP-62: what the key has asked to delete is in force no more. Its events are removed after the
+    /// NIP-62: the key's deletion requests lose their effect. Its events are removed after the
     /// batch.
     fn follow_vanishing(&mut self, request: &Event) {
         let (author, made) = (*request.pubkey(), request.item().created_at);
@@ -305,13 +324,13 @@ impl BatchDecider<'_> {
     }
 }
 
-/// The key of the `p` tag that names somebody.
+/// The `p` tag that names a key.
 pub(crate) fn addressed_to(key: &Bytes) -> TagKey {
     let hex = hex::encode(key);
     TagKey::new(b'p', &hex)
 }
 
-/// Whether the event asks to vanish, whoever it asks.
+/// Whether the event is a request to vanish, for any relay.
 pub(crate) fn asks_to_vanish(event: &Event) -> bool {
     event.kind() == VANISH
 }

@@ -1,5 +1,5 @@
-//! Whether a store is what it should be: each event, what is derived from it, the rules, and the feed. Reads only,
-//! all of it at one moment, also beside running nodes.
+//! Checks a store: each event, the data derived from it, the rules, and the feed. Only reads, on
+//! one snapshot; nodes may run meanwhile.
 
 use crate::address::Address;
 use crate::batch::{Bytes, address_hash, address_of, addressed_to};
@@ -15,13 +15,14 @@ use negsync_store::{CheckReport, Clock, Finding, StoreError};
 use std::num::NonZero;
 use tokio_postgres::{Error, Row};
 
-/// So many events are read at a time: each may be as long as an event can be.
+/// Events that are read at a time: each may have the maximum length.
 const EVENTS_AT_ONCE: i64 = 512;
 
-/// Checks the store at the address. `progress` hears of the events that are done, and of how many there are.
+/// Checks the store at the address. `progress` gets the number of checked events and the total.
 ///
 /// # Errors
-/// When the server cannot be reached, or the tables are not there or of another version.
+/// [`StoreError`] when the server cannot be reached, or the tables are missing or of another
+/// version.
 pub fn check(
     address: &Address,
     mut progress: impl FnMut(u64, u64),
@@ -62,8 +63,8 @@ fn read_row(row: &Row) -> Result<CheckedRow<Vec<u8>>, Error> {
     })
 }
 
-/// Each event: its JSON, its id and signature, its columns, its tags, and of a request to delete or to vanish
-/// whether it was followed. Returns how many tags are as they should be.
+/// Checks each event: its JSON, id and signature, its columns, its tags, and whether a request to
+/// delete or to vanish was followed. Returns the number of correct tags.
 async fn events(
     connection: &ServerSession,
     checked: &mut CheckReport,
@@ -90,7 +91,7 @@ async fn events(
     }
 }
 
-/// What each row gives away by itself, on all cores.
+/// Checks each row by itself, on all cores.
 fn examine_all(rows: &[CheckedRow<Vec<u8>>]) -> Vec<(Option<Event>, Vec<Finding>)> {
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let share = rows.len().div_ceil(threads).max(1);
@@ -106,7 +107,7 @@ fn examine_all(rows: &[CheckedRow<Vec<u8>>]) -> Vec<(Option<Event>, Vec<Finding>
     })
 }
 
-/// Finds the tags of events that are not in the table, and returns how many are.
+/// Finds tags of events that are missing in the table. Returns the number that are not missing.
 async fn missing_tags(
     connection: &ServerSession,
     events: &[Event],
@@ -137,13 +138,13 @@ async fn missing_tags(
     Ok((keys.len() - rows.len()) as u64)
 }
 
-/// What a list that was asked about has at the place in the second column, where 1 is the first.
+/// The element of a queried list at the index in the second column, which counts from 1.
 fn at_place<'list, T>(list: &'list [T], row: &Row) -> Result<Option<&'list T>, Error> {
     let place: i64 = row.try_get(1)?;
     Ok(list.get(place.saturating_sub(1) as usize))
 }
 
-/// Looks for what the table of tags holds beside the `indexed` ones of stored events.
+/// Finds rows of the tag table that are not among the `indexed` tags of stored events.
 async fn stray_tags(
     connection: &ServerSession,
     indexed: u64,
@@ -169,7 +170,7 @@ async fn stray_tags(
     }
 }
 
-/// What stored requests name must be kept out; [`rules`] looks whether it is gone.
+/// Checks that the targets of stored requests are kept out; [`rules`] checks that they are gone.
 async fn unfollowed(
     connection: &ServerSession,
     events: &[Event],
@@ -211,7 +212,7 @@ async fn unfollowed(
     Ok(())
 }
 
-/// What is deleted is not stored, and the feed says what its commits did.
+/// Checks that no deleted event is stored, and that the feed agrees with its commits.
 async fn rules(connection: &ServerSession, checked: &mut CheckReport) -> Result<(), Error> {
     const BROKEN: [(&str, &str, &str); 9] = [
         (
@@ -299,7 +300,7 @@ async fn wraps(connection: &ServerSession, checked: &mut CheckReport) -> Result<
     Ok(())
 }
 
-/// NIP-62: what a key that has vanished wrote, and the gift wraps that were sent to it.
+/// NIP-62: events of a vanished key, and gift wraps that were sent to it.
 async fn vanished(connection: &ServerSession, checked: &mut CheckReport) -> Result<(), Error> {
     const WRITTEN: &str =
         "SELECT id FROM event WHERE pubkey = $1 AND kind <> $2 AND created_at <= $3";

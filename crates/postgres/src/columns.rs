@@ -1,4 +1,4 @@
-//! Values of rows and parameters as this crate has them.
+//! Conversion of rows and parameters to the types of this crate.
 
 use crate::batch::Bytes;
 use std::collections::HashSet;
@@ -9,14 +9,15 @@ pub(crate) fn slices(list: &[Bytes]) -> Vec<&[u8]> {
     list.iter().map(Bytes::as_slice).collect()
 }
 
-/// The ids in the first column, each once.
+/// The ids in the first column, without duplicates.
 pub(crate) fn ids_of(rows: &[Row]) -> Result<Vec<Bytes>, Error> {
     let mut seen = HashSet::new();
     let ids = rows.iter().map(|row| bytes(row, 0)).collect::<Result<Vec<_>, _>>()?;
     Ok(ids.into_iter().filter(|id| seen.insert(*id)).collect())
 }
 
-/// A column of 32 bytes; one of another length, which nobody writes, is met by no id.
+/// A column of 32 bytes. A column of another length, which is never written, becomes a value that
+/// matches no id.
 pub(crate) fn bytes(row: &Row, column: usize) -> Result<Bytes, Error> {
     row.try_get::<_, &[u8]>(column).map(to_bytes)
 }

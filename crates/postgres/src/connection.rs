@@ -1,4 +1,4 @@
-//! Connections to the server: one by one, and a bounded pool of those that read.
+//! Connections to the server: single ones, and a bounded pool for reading.
 
 use crate::address::Address;
 use crate::fault::{fault, is_passing, no_answer};
@@ -14,14 +14,14 @@ use tokio::runtime::{Handle, Runtime, RuntimeFlavor};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
-/// How often a query that the server works on looks at its deadline.
+/// Interval at which a running query checks its deadline.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
-/// How long it may take to tell the server that a query is to end.
+/// Timeout for cancelling a query on the server.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long closing waits for reads that are under way.
+/// How long closing waits for running reads.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The threads on which connections are served. Ends them without waiting, wherever it is dropped.
+/// The threads that drive connections. Dropping it ends them without waiting, from any thread.
 pub(crate) struct Engine(Option<Runtime>);
 
 impl Engine {
@@ -35,7 +35,8 @@ impl Engine {
         Ok(Self(Some(runtime)))
     }
 
-    /// Waits for a future. Blocks; on a thread that drives async code, others take over what it has to do.
+    /// Waits for a future. Blocks; on a thread of an async runtime, other threads take over its
+    /// tasks.
     pub(crate) fn wait<T>(
         &self,
         future: impl Future<Output = Result<T, StoreError>>,
@@ -49,8 +50,7 @@ impl Engine {
         }
     }
 
-    /// As [`Engine::wait`], until the deadline, when the query is cancelled; no longer than `timeout`
-    /// in any case.
+    /// Like [`Engine::wait`], but cancels the query at the deadline, and waits at most `timeout`.
     pub(crate) fn wait_until<T>(
         &self,
         deadline: &Deadline,
@@ -82,7 +82,7 @@ impl Engine {
         })
     }
 
-    /// Starts a task beside all others.
+    /// Starts a task.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         if let Some(runtime) = &self.0 {
             runtime.spawn(task);
@@ -101,7 +101,7 @@ impl Drop for Engine {
 /// A parameter of a statement.
 pub(crate) type Parameter<'value> = &'value (dyn ToSql + Sync);
 
-/// One connection and the statements that it has prepared.
+/// One connection and its prepared statements.
 pub(crate) struct ServerSession {
     client: Client,
     tls: TlsConnector,
@@ -119,8 +119,8 @@ impl ServerSession {
         Ok(Self { client, tls: address.tls().clone(), statements: Mutex::default() })
     }
 
-    /// Waits for the server, for so long. After that the server is told to end the query, so that it does not
-    /// work on for nobody; the connection is not to be used again.
+    /// Waits for the server, up to the timeout. After it the query is cancelled on the server, and
+    /// the connection must not be used again.
     pub(crate) async fn within<T>(
         &self,
         timeout: Duration,
@@ -132,7 +132,7 @@ impl ServerSession {
         })
     }
 
-    /// Has the server end the query that it works on. Does not wait.
+    /// Cancels the running query on the server. Does not wait.
     fn cancel(&self) {
         let (token, tls) = (self.client.cancel_token(), self.tls.clone());
         tokio::spawn(async move {
@@ -144,7 +144,7 @@ impl ServerSession {
         &self.client
     }
 
-    /// Whether nothing can be sent any more.
+    /// Whether the connection is closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.client.is_closed()
     }
@@ -185,10 +185,10 @@ impl ServerSession {
     }
 }
 
-/// Connections that read, opened when first needed and kept.
+/// Connections for reading, opened on demand and kept.
 pub(crate) struct SessionPool {
     address: Address,
-    // The most connections that may be open.
+    // Maximum number of open connections.
     most: usize,
     state: Mutex<SessionPoolState>,
     returned: Condvar,
@@ -203,7 +203,7 @@ struct SessionPoolState {
 }
 
 impl SessionPool {
-    /// How long the server may take to answer what takes no time.
+    /// Timeout for requests that the server answers at once.
     pub(crate) fn patience(&self) -> Duration {
         self.address.patience()
     }
@@ -212,7 +212,7 @@ impl SessionPool {
         Self { address, most: most.max(1), state: Mutex::default(), returned: Condvar::new() }
     }
 
-    /// A connection, waited for while all are in use.
+    /// Takes a connection; waits while all are in use.
     pub(crate) fn take(
         &self,
         engine: &Engine,
@@ -248,7 +248,7 @@ impl SessionPool {
         }
     }
 
-    /// Ends all reading, and waits a while for what is under way.
+    /// Ends all reading, and waits a while for running reads.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;
@@ -264,8 +264,8 @@ impl SessionPool {
     }
 }
 
-/// A connection of the pool in use. Dropped before [`PooledSession::give_back`], it is closed: what it was at
-/// is not known.
+/// A connection of the pool in use. If it is dropped without [`PooledSession::give_back`], it is
+/// closed, because its state is unknown.
 pub(crate) struct PooledSession<'pool> {
     connection: Option<ServerSession>,
     pool: &'pool SessionPool,
@@ -276,12 +276,12 @@ impl PooledSession<'_> {
         self.connection.as_ref().ok_or(StoreError::Closed)
     }
 
-    /// How long the server may take to answer what takes no time.
+    /// Timeout for requests that the server answers at once.
     pub(crate) fn patience(&self) -> Duration {
         self.pool.patience()
     }
 
-    /// Keeps the connection for the next reading.
+    /// Returns the connection to the pool.
     pub(crate) fn give_back(mut self) {
         let Some(connection) = self.connection.take() else { return };
         let mut state = self.pool.lock();
@@ -291,7 +291,7 @@ impl PooledSession<'_> {
             state.idle.push(connection);
         }
         drop(state);
-        // All: the one that is woken may be a query whose time is over.
+        // Wakes all waiters: a single one might be a query whose deadline has passed.
         self.pool.returned.notify_all();
     }
 }
@@ -305,7 +305,7 @@ impl Drop for PooledSession<'_> {
     }
 }
 
-/// Runs `work` on a connection of the pool; once more on another one when the connection was lost.
+/// Runs `work` on a connection of the pool; retries once on another one if the connection was lost.
 pub(crate) fn with_connection<T>(
     pool: &SessionPool,
     engine: &Engine,

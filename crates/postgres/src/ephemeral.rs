@@ -1,5 +1,5 @@
-//! Ephemeral events on their way to the subscriptions of other nodes: rows of a table that is not logged, read by
-//! number, and gone after a minute.
+//! Ephemeral events for the subscriptions of other nodes: rows of an unlogged table, read by
+//! number, and removed after a minute.
 
 use crate::batch::Bytes;
 use crate::columns::slices;
@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use tokio_postgres::Error;
 
-/// How long an event waits for other nodes, in seconds, and how many may.
+/// How long an event is kept for other nodes, in seconds, and the maximum number of events.
 const TERM_S: f64 = 60.0;
 const MOST_EVENTS: i64 = 10_000;
-/// So many events are read at a time: each may be as long as an event can be.
+/// Events that are read at a time: each may have the maximum length.
 const EVENTS_AT_ONCE: i64 = 256;
 
-/// Hands events to other nodes, in the order in which they came, each that is not on its way already. The transaction holds the row of `head`, so
-/// that numbers become visible in order.
+/// Writes events for other nodes, in order, except those that are in the table already. The
+/// transaction must hold the row of `head`, so that numbers become visible in order.
 pub(crate) async fn send(
     connection: &ServerSession,
     node: i64,
@@ -37,7 +37,7 @@ pub(crate) async fn send(
         .map(|_| ())
 }
 
-/// Removes what has waited for long enough.
+/// Removes events that were kept long enough.
 pub(crate) async fn age_out(connection: &ServerSession) -> Result<(), Error> {
     const AGE_OUT: &str =
         "DELETE FROM ephemeral WHERE at < clock_timestamp() - make_interval(secs => $1)
@@ -45,20 +45,20 @@ pub(crate) async fn age_out(connection: &ServerSession) -> Result<(), Error> {
     connection.execute(AGE_OUT, &[&TERM_S, &MOST_EVENTS]).await.map(|_| ())
 }
 
-/// The number of the event that was handed over last, where one is there.
+/// The number of the newest event, if there is one.
 pub(crate) async fn newest(connection: &ServerSession) -> Result<Option<i64>, Error> {
     let rows = connection.query("SELECT max(number) FROM ephemeral", &[]).await?;
     Ok(rows.first().map(|row| row.try_get::<_, Option<i64>>(0)).transpose()?.flatten())
 }
 
-/// How far this node has read what others handed over.
+/// How far this node has read the events of others.
 pub(crate) struct EphemeralCursor {
     node: i64,
     last: AtomicI64,
 }
 
 impl EphemeralCursor {
-    /// A cursor behind everything that was handed over up to the number.
+    /// A cursor after all events up to the number.
     pub(crate) fn new(node: i64, last: Option<i64>) -> Self {
         Self { node, last: AtomicI64::new(last.unwrap_or_default()) }
     }
@@ -68,12 +68,12 @@ impl EphemeralCursor {
         self.node
     }
 
-    /// Whether there is something to read where `newest` is the highest number.
+    /// Whether there are events to read, if `newest` is the highest number.
     pub(crate) fn is_behind(&self, newest: Option<i64>) -> bool {
         newest.is_some_and(|newest| newest != self.last.load(Ordering::Acquire))
     }
 
-    /// The next events of other nodes up to the number `newest`; none when there are no more.
+    /// The next events of other nodes up to the number `newest`; empty when there are no more.
     pub(crate) async fn read(
         &self,
         connection: &ServerSession,
@@ -82,7 +82,7 @@ impl EphemeralCursor {
         const NEXT: &str = "SELECT number, json FROM ephemeral
             WHERE number > $1 AND number <= $2 AND node <> $3 ORDER BY number LIMIT $4";
         let last = self.last.load(Ordering::Acquire);
-        // Lower than before: the server has crashed, and the table begins anew.
+        // Lower than before: the server has crashed, and the unlogged table starts again.
         let last = if newest < last { 0 } else { last };
         let rows = connection.query(NEXT, &[&last, &newest, &self.node, &EVENTS_AT_ONCE]).await?;
         let read_to = match rows.last() {

@@ -1,4 +1,4 @@
-//! What the server or the way to it answers instead of rows.
+//! Errors of the server and of the connection to it.
 
 use negsync_store::StoreError;
 use std::fmt;
@@ -10,7 +10,7 @@ use tokio_postgres::error::SqlState;
 pub(crate) struct Fault(tokio_postgres::Error);
 
 impl Fault {
-    /// What the error says, with the server's own reason.
+    /// The text of the error, with the server's own reason.
     pub(crate) fn in_words(error: &tokio_postgres::Error) -> String {
         if let Some(refused) = error.as_db_error() {
             let hint = refused.hint().map_or(String::new(), |hint| format!("; {hint}"));
@@ -35,7 +35,7 @@ impl std::error::Error for Fault {
     }
 }
 
-/// The server, or the way to it, is silent.
+/// The server or the network does not answer.
 #[derive(Debug)]
 struct NoAnswer(Duration);
 
@@ -47,7 +47,7 @@ impl fmt::Display for NoAnswer {
 
 impl std::error::Error for NoAnswer {}
 
-/// Waits for the server, for so long.
+/// Waits for the server, with a timeout.
 pub(crate) async fn within<T>(
     timeout: Duration,
     future: impl Future<Output = Result<T, StoreError>>,
@@ -59,8 +59,8 @@ pub(crate) fn no_answer(timeout: Duration) -> StoreError {
     StoreError::Database { store: "on PostgreSQL".to_owned(), source: Box::new(NoAnswer(timeout)) }
 }
 
-/// Whether the same on another connection may succeed: the server went, or ended the transaction for
-/// another one's sake.
+/// Whether a retry on another connection may succeed: the server was stopped, or ended the
+/// transaction in favour of another one.
 pub(crate) fn is_passing(error: &tokio_postgres::Error) -> bool {
     let Some(code) = error.code() else { return true };
     let passing = [
@@ -74,7 +74,7 @@ pub(crate) fn is_passing(error: &tokio_postgres::Error) -> bool {
     passing.contains(code) || code.code().starts_with("08")
 }
 
-/// As an error of the store. Which database it is of is known to whoever opened it.
+/// As an error of the store. The caller that opened the database knows its name.
 pub(crate) fn fault(error: tokio_postgres::Error) -> StoreError {
     if error.code() == Some(&SqlState::QUERY_CANCELED) {
         return StoreError::Interrupted;

@@ -1,5 +1,5 @@
-//! What this node knows of the commits of all nodes, and how it comes to know more: read in the same
-//! transaction as a set, so that a set is never older than what any node has acknowledged before.
+//! This node's knowledge of the commits of all nodes. The feed is read in the same transaction as a
+//! set, so a set is never older than what any node has acknowledged before.
 
 use crate::columns::{bytes, second};
 use crate::connection::{Parameter, ServerSession};
@@ -21,23 +21,23 @@ use tokio_postgres::Error;
 use tokio_postgres::binary_copy::BinaryCopyOutStream;
 use tokio_postgres::types::Type;
 
-/// With more new or removed events than that, commits, or bytes of events, everything is read anew: items
-/// alone, without the events.
+/// Maximum number of new or removed events that are read commit by commit. With more of them, or
+/// more commits or bytes of events, all items are read again, without the events.
 const MOST_NEW_EVENTS: i64 = 50_000;
 const MOST_NEW_COMMITS: i64 = 20_000;
 const MOST_NEW_BYTES: i64 = 64 << 20;
-/// So too after so many readings of them that had no answer in time.
+/// Late reads of commits after which all items are read again.
 const MOST_LATE: usize = 2;
-/// So many rows have to come within the patience of a reading.
+/// Rows that must arrive within the timeout of a read.
 const ROWS_AT_ONCE: usize = 4_096;
 
-/// Who hears of the commits.
+/// The receiver of commits.
 pub(crate) enum FeedListener {
-    /// Nobody keeps a set: only the place and what is due are followed.
+    /// No receiver: only the position and expirations are tracked.
     Nobody,
-    /// Of all items at the start, and then of each commit.
+    /// Gets all items at the start, and then each commit.
     OfAll(Box<dyn Listener>),
-    /// Of each commit from the start on: what is stored then it reads by itself.
+    /// Gets each commit from the start on, and reads the stored events itself.
     OfChanges(Box<dyn Listener>),
 }
 
@@ -50,30 +50,30 @@ impl FeedListener {
     }
 }
 
-/// What the listener knows.
+/// The state that the listener has.
 pub(crate) struct Feed {
     listener: FeedListener,
     private: PrivateKinds,
-    // The commits that the listener knows; `None` while somebody holds them.
+    // The commits that the listener has; `None` while a thread holds them.
     history: Mutex<Option<CommitHistory>>,
     returned: Condvar,
-    // The second at which the next stored event expires; `u64::MAX` when none does.
+    // The second at which the next stored event expires; `u64::MAX` if none does.
     next_expiry: AtomicU64,
-    // Whether somebody has asked to vanish of whom there may still be something.
+    // Whether events of a vanished key may still be stored.
     is_vanishing: AtomicBool,
-    // The number of the last commit that is known, for those who are woken up.
+    // The number of the last known commit, for notifications.
     known: AtomicU64,
-    // The highest number of a commit that this node was told of.
+    // The highest commit number that was announced to this node.
     told: AtomicU64,
-    // How many readings of commits one by one had no answer in time, since one had.
+    // Late reads of commits since the last one in time.
     late: AtomicUsize,
-    // Whether the last reading of the feed succeeded, and when one did.
+    // Whether the last read of the feed succeeded, and the time of the last success.
     is_current: AtomicBool,
     opened: Instant,
     read_after_ms: AtomicU64,
 }
 
-/// What the listener knows, held as it is. Others wait until this is dropped.
+/// Exclusive access to the listener's state; released when this is dropped.
 pub(crate) struct HeldFeed<'feed> {
     feed: &'feed Feed,
     history: CommitHistory,
@@ -97,12 +97,12 @@ impl Drop for HeldFeed<'_> {
     fn drop(&mut self) {
         let history = std::mem::take(&mut self.history);
         *self.feed.history.lock().unwrap_or_else(PoisonError::into_inner) = Some(history);
-        // All: the one that is woken may be a query whose time is over.
+        // Wakes all waiters: a single one might be a query whose deadline has passed.
         self.feed.returned.notify_all();
     }
 }
 
-/// What one reading of the feed has found, as of one moment.
+/// The result of one read of the feed, of one snapshot.
 pub(crate) struct News {
     next_expiry: u64,
     is_vanishing: bool,
@@ -110,15 +110,15 @@ pub(crate) struct News {
 }
 
 enum Found {
-    /// Nothing has been committed.
+    /// There is no new commit.
     Nothing,
-    /// The commit at which this node begins; what is stored is read elsewhere.
+    /// The commit at which this node begins; the stored events are read elsewhere.
     Begin(FeedPlace),
-    /// These commits.
+    /// New commits and their steps.
     Change(Vec<KnownCommit>, Vec<Step>),
-    /// Commits that were known are not there, and others in their place.
+    /// Known commits are missing, and others have replaced them.
     Repaired(LostTail, Vec<KnownCommit>, Vec<Step>),
-    /// The commits since the last reading cannot be had: all items that are for everybody.
+    /// The commits since the last read are not available: all public items.
     All(FeedPlace, Vec<Item>, Option<LostTail>),
 }
 
@@ -140,7 +140,7 @@ impl Feed {
         }
     }
 
-    /// Holds what the listener knows as it is, once nobody else does.
+    /// Takes exclusive access to the listener's state.
     pub(crate) fn hold(&self, deadline: &Deadline) -> Result<HeldFeed<'_>, StoreError> {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -151,8 +151,8 @@ impl Feed {
         }
     }
 
-    /// Reads what is new since the last commit of `history`, in the open transaction of the connection.
-    /// Each answer, and each part of a long one, may take `patience`.
+    /// Reads the commits after the last one of `history`, in the connection's open transaction.
+    /// `patience` is the timeout of each answer, and of each part of a long one.
     pub(crate) async fn read(
         &self,
         connection: &ServerSession,
@@ -199,8 +199,8 @@ impl Feed {
         Ok(News { next_expiry, is_vanishing, found })
     }
 
-    /// What to do where the last known commit is not in the feed: commits were lost, or this node was
-    /// away for longer than the feed reaches.
+    /// Handles a last known commit that is missing in the feed: either commits were lost, or this
+    /// node was away for longer than the feed covers.
     async fn recover(
         &self,
         connection: &ServerSession,
@@ -234,7 +234,7 @@ impl Feed {
         Ok(Found::All(now, items, Some(lost)))
     }
 
-    /// Waits for a reading of commits one by one; `None` where it finds too much, or where it was late too
+    /// Waits for a read of single commits; `None` if there are too many, or if reads were late too
     /// often.
     async fn one_by_one<T>(
         &self,
@@ -253,7 +253,7 @@ impl Feed {
         read.map_err(fault)
     }
 
-    /// All items that are for everybody.
+    /// All public items.
     async fn all(
         &self,
         connection: &ServerSession,
@@ -262,7 +262,7 @@ impl Feed {
         if self.listener.get().is_none() {
             return Ok(Vec::new());
         }
-        // A COPY takes no parameters.
+        // A COPY accepts no parameters.
         let private: Vec<String> = self.private.as_slice().iter().map(u16::to_string).collect();
         let all = format!(
             "COPY (SELECT created_at, id FROM event WHERE kind <> ALL ('{{{}}}'::integer[]))
@@ -288,8 +288,8 @@ impl Feed {
         Ok(items)
     }
 
-    /// Tells the listener of what was read while `history` was held. Returns what the database has lost
-    /// of what was known.
+    /// Passes the result of a read to the listener; `history` was held during the read. Returns
+    /// known commits that the database has lost.
     pub(crate) fn tell(&self, history: &mut CommitHistory, news: News) -> Option<LostTail> {
         let mut lost_tail = None;
         match news.found {
@@ -325,8 +325,8 @@ impl Feed {
         lost_tail
     }
 
-    /// Tells the listener of this node's own commit, where it is the next after the last that is known.
-    /// Otherwise the commits before have to be read first, and with them this one.
+    /// Passes this node's own commit to the listener, if it directly follows the last known one.
+    /// Otherwise the commits before it have to be read first, and this one with them.
     pub(crate) fn tell_own(
         &self,
         feed: FeedAdvance,
@@ -345,9 +345,9 @@ impl Feed {
         Ok(true)
     }
 
-    /// Passes on what is not stored.
+    /// Passes on events that are not stored.
     pub(crate) fn pass_on(&self, steps: Vec<Step>) -> Result<(), StoreError> {
-        // Not while a commit is being told: the listener hears one thing after the other.
+        // Waits for a running call of the listener, which handles one change at a time.
         let _held = self.hold(&Deadline::default())?;
         self.changed(steps);
         Ok(())
@@ -366,30 +366,30 @@ impl Feed {
         self.note_current();
     }
 
-    /// Notes that there is nothing that the listener does not know.
+    /// Records that the listener is up to date.
     pub(crate) fn note_current(&self) {
         let after = self.opened.elapsed().as_millis();
         self.read_after_ms.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Release);
         self.is_current.store(true, Ordering::Release);
     }
 
-    /// Notes that the feed could not be read.
+    /// Records that the feed could not be read.
     pub(crate) fn lost(&self) {
         self.is_current.store(false, Ordering::Release);
     }
 
-    /// Whether the feed could be read when it was last tried.
+    /// Whether the last read of the feed succeeded.
     pub(crate) fn is_current(&self) -> bool {
         self.is_current.load(Ordering::Acquire)
     }
 
-    /// Notes that somebody told of a commit, and returns whether the listener knows it.
+    /// Records the announcement of a commit, and returns whether the listener has it.
     pub(crate) fn hear_of(&self, seq: u64) -> bool {
         self.told.fetch_max(seq, Ordering::AcqRel);
         self.known() >= seq
     }
 
-    /// How far the listener is behind what this node was told of.
+    /// How far the listener lags behind the announced commits.
     pub(crate) fn lag(&self) -> FeedLag {
         let read = Duration::from_millis(self.read_after_ms.load(Ordering::Acquire));
         FeedLag {
@@ -398,7 +398,7 @@ impl Feed {
         }
     }
 
-    /// The number of the last commit that the listener knows.
+    /// The number of the last commit that the listener has.
     pub(crate) fn known(&self) -> u64 {
         self.known.load(Ordering::Acquire)
     }
@@ -408,18 +408,18 @@ impl Feed {
         self.next_expiry.load(Ordering::Acquire)
     }
 
-    /// Whether somebody has asked to vanish, by any node, of whom there may still be something.
+    /// Whether events of a key that vanished, on any node, may still be stored.
     pub(crate) fn is_vanishing(&self) -> bool {
         self.is_vanishing.load(Ordering::Acquire)
     }
 
-    /// Notes that nobody's request to vanish is pending.
+    /// Records that no request to vanish is pending.
     pub(crate) fn has_vanished(&self) {
         self.is_vanishing.store(false, Ordering::Release);
     }
 }
 
-/// The item that a step adds to the store or removes from it.
+/// The item that a step adds or removes.
 fn item_of(step: &Step) -> Option<Item> {
     match step {
         Step::Added(event) => Some(event.item()),
@@ -428,8 +428,9 @@ fn item_of(step: &Step) -> Option<Item> {
     }
 }
 
-/// The commits of a part of the feed: those after one, up to another. Both ends are in each statement: the server
-/// takes what is open at one end for a third of the table, and reads all of it.
+/// A range of the feed's commits, with a lower and an upper bound. Each statement has both bounds:
+/// the server estimates a range without an upper bound as a third of the table, and reads all of
+/// it.
 #[derive(Clone, Copy)]
 pub(crate) struct Backlog {
     pub(crate) after: i64,
@@ -437,7 +438,7 @@ pub(crate) struct Backlog {
 }
 
 impl Backlog {
-    /// As [`Backlog::read`]; `None` where it is more than is read one by one.
+    /// Like [`Backlog::read`]; `None` if there is more than is read commit by commit.
     async fn read_few(
         self,
         connection: &ServerSession,
@@ -448,12 +449,12 @@ impl Backlog {
         }
     }
 
-    /// How many events the commits added and removed; `None` where that, or what they hold, is more than is
-    /// read one by one.
+    /// The number of events that the commits added and removed; `None` if that, or their size,
+    /// exceeds what is read commit by commit.
     pub(crate) async fn events(self, connection: &ServerSession) -> Result<Option<usize>, Error> {
         const COMMITS: &str = "SELECT coalesce(sum(added::bigint + removed), 0)::bigint, count(*)
             FROM feed_commit WHERE seq > $1 AND seq <= $2";
-        // The length of a value that is stored elsewhere is known without reading it.
+        // The length of a value that is stored out of line is known without reading it.
         const BYTES: &str = "SELECT coalesce(sum(octet_length(json)), 0)::bigint
             FROM event WHERE seq > $1 AND seq <= $2";
         let part: [Parameter<'_>; 2] = [&self.after, &self.to];
@@ -467,7 +468,7 @@ impl Backlog {
         Ok((bytes <= MOST_NEW_BYTES).then_some(events.max(0) as usize))
     }
 
-    /// The commits and what they did, in their order; of one commit, what left comes first.
+    /// The commits and their steps, in order; within a commit, removals come first.
     pub(crate) async fn read(
         self,
         connection: &ServerSession,
@@ -489,7 +490,7 @@ impl Backlog {
             steps.push((row.try_get::<_, i64>(0)?, false, Step::Removed(item)));
         }
         for row in added {
-            // One that is no event any more is for `check`.
+            // Rows that are not valid events are reported by `check`.
             if let Ok(event) = Event::parse(row.try_get(1)?) {
                 steps.push((row.try_get::<_, i64>(0)?, true, Step::Added(Arc::new(event))));
             }

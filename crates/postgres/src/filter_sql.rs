@@ -1,14 +1,14 @@
-//! From a filter to the statement that answers it. The planner is not left to choose how the newest are
-//! found: one look along an index for each value of one of the filter's lists, each with the limit.
+//! Translates a filter to a statement. For the newest events the plan is fixed by the statement:
+//! one index scan for each value of one of the filter's lists, each with the limit.
 
 use negsync_nostr::{Filter, TagKey};
 use std::fmt::Write;
 use tokio_postgres::types::{ToSql, Type};
 
-/// Letters of tags that many events share: an author's events are fewer.
+/// Letters of tags that many events share; an author's events are probably fewer.
 const SHARED_LETTERS: [u8; 2] = [b'p', b't'];
 
-/// The kinds that an author has events of, each found by one look along the index.
+/// The kinds of an author's events, each found by one index lookup.
 const KINDS_OF_AUTHOR: &str = "CROSS JOIN LATERAL (
     WITH RECURSIVE kinds AS (
         (SELECT kind FROM event WHERE pubkey = v.value ORDER BY kind LIMIT 1)
@@ -24,11 +24,11 @@ pub(crate) struct FilterQuery {
     parameters: Vec<(Box<dyn ToSql + Sync + Send>, Type)>,
 }
 
-/// The index that is walked. What it does not decide is asked of each row.
+/// The index that is scanned. Conditions that it does not cover are checked for each row.
 #[derive(Clone, Copy)]
 enum Path<'filter> {
     Ids,
-    /// The tag list with this position.
+    /// The tag list at this index.
     Tag(usize, &'filter [TagKey]),
     Authors(&'filter [[u8; 32]]),
     Kinds(&'filter [u16]),
@@ -36,7 +36,7 @@ enum Path<'filter> {
 }
 
 impl FilterQuery {
-    /// All items that match, `limit` aside; one of several tags may come twice.
+    /// All items that match. Ignores `limit`; an item with several of the tags may come twice.
     pub(crate) fn all(filter: &Filter) -> Self {
         let mut query = Self::default();
         let path = path(filter);
@@ -49,8 +49,8 @@ impl FilterQuery {
         query
     }
 
-    /// The newest `most` items that match, newest first and of one second the lowest id first. What
-    /// expired by `expired` is left out.
+    /// The newest `most` items that match, newest first; within a second the lowest id first.
+    /// Events that expired by `expired` are left out.
     pub(crate) fn newest(filter: &Filter, most: usize, expired: Option<u64>) -> Self {
         let mut query = Self::default();
         let path = path(filter);
@@ -88,7 +88,7 @@ impl FilterQuery {
                  SELECT h.created_at, h.id FROM {table}"
             )
         };
-        // Kinds of the filter are walked one by one; those that are left out are still asked.
+        // The filter's kinds are scanned one by one; excluded kinds still need a condition.
         if filter.kinds.is_none() {
             decides_kind = false;
         }
@@ -116,7 +116,7 @@ impl FilterQuery {
         Self { sql, parameters: Vec::new() }
     }
 
-    /// The parameters as the client takes them.
+    /// The parameters in the form of the client library.
     pub(crate) fn parameters(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
         self.parameters
             .iter()
@@ -148,7 +148,7 @@ impl FilterQuery {
         let _ = write!(self.sql, " AND h.kind <> ALL({kinds})");
     }
 
-    /// Adds what the path does not decide.
+    /// Adds the conditions that the index does not cover.
     fn add_conditions(&mut self, filter: &Filter, path: Path<'_>, asks_kind: bool) {
         let is_tag = matches!(path, Path::Tag(..));
         if let Some(ids) = &filter.ids {
@@ -195,7 +195,7 @@ impl FilterQuery {
     }
 }
 
-/// The index that is likeliest to have few rows for the filter.
+/// The index that probably has the fewest rows for the filter.
 fn path(filter: &Filter) -> Path<'_> {
     if filter.ids.is_some() {
         return Path::Ids;

@@ -1,50 +1,50 @@
-//! The last commits that the listener knows, with what each changed: enough to find the way back when the
+//! The last commits that the listener has, with their changed items, for recovery after the
 //! database has lost some of them.
 
 use crate::transaction::FeedPlace;
 use negsync_reconcile::Item;
 use std::collections::{HashSet, VecDeque};
 
-/// So many commits are remembered.
+/// Maximum number of remembered commits.
 const MOST_COMMITS: usize = 10_000;
-/// And so many items that they changed, of 40 bytes each.
+/// Maximum number of items in them, 40 bytes each.
 const MOST_ITEMS: usize = 200_000;
 
-/// A commit that the listener knows.
+/// A commit that the listener has.
 #[derive(Debug)]
 pub(crate) struct KnownCommit {
     pub(crate) place: FeedPlace,
-    /// What it added or removed.
+    /// The items that it added or removed.
     pub(crate) items: Box<[Item]>,
 }
 
-/// The commits that the listener knows, as far back as the bounds allow. Empty while it knows nothing.
+/// The commits that the listener has, within the bounds. Empty before the first read.
 #[derive(Debug, Default)]
 pub(crate) struct CommitHistory {
     commits: VecDeque<KnownCommit>,
-    // Of all commits.
+    // The number of items in all commits.
     items: usize,
 }
 
 impl CommitHistory {
-    /// Begins with a commit at which everything was read.
+    /// Begins with the commit at which everything was read.
     pub(crate) fn begin(place: FeedPlace) -> Self {
         let mut history = Self::default();
         history.push(KnownCommit { place, items: Box::default() });
         history
     }
 
-    /// The last commit that the listener knows.
+    /// The last commit that the listener has.
     pub(crate) fn last(&self) -> Option<FeedPlace> {
         self.commits.back().map(|commit| commit.place)
     }
 
-    /// Adds a commit that follows the last one.
+    /// Adds the next commit.
     pub(crate) fn push(&mut self, commit: KnownCommit) {
         debug_assert!(self.last().is_none_or(|last| last.seq < commit.place.seq));
         self.items += commit.items.len();
         self.commits.push_back(commit);
-        // The last one stays, whatever it changed.
+        // The last one stays, whatever its size.
         while (self.commits.len() > MOST_COMMITS || self.items > MOST_ITEMS)
             && self.commits.len() > 1
             && let Some(oldest) = self.commits.pop_front()
@@ -58,13 +58,13 @@ impl CommitHistory {
         self.commits.iter().map(|commit| (commit.place.seq, commit.place.mark)).unzip()
     }
 
-    /// What the commits behind a number changed.
+    /// The items that commits after a number changed.
     pub(crate) fn changed_since(&self, seq: i64) -> HashSet<Item> {
         let later = self.commits.iter().rev().take_while(|commit| commit.place.seq > seq);
         later.flat_map(|commit| commit.items.iter().copied()).collect()
     }
 
-    /// Forgets the commits behind a number.
+    /// Drops the commits after a number.
     pub(crate) fn cut(&mut self, seq: i64) {
         while let Some(last) = self.commits.pop_back() {
             if last.place.seq <= seq {

@@ -1,5 +1,5 @@
-//! A commit of the feed as a mark of the index: its files say which commit they are of, and what came since
-//! is read from the feed.
+//! Commits of the feed as marks of the index: index files name their commit, and changes since then
+//! are read from the feed.
 
 use crate::connection::ServerSession;
 use crate::reading::{StoreReading, read_item};
@@ -9,18 +9,18 @@ use negsync_store::{MarkName, StoreError};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, Row};
 
-/// The name of a commit.
+/// The mark name of a commit.
 pub(crate) fn name(place: FeedPlace) -> MarkName {
     ((u128::from(place.seq as u64) << 64) | u128::from(place.mark as u64)).to_be_bytes()
 }
 
-/// The commit of a name.
+/// The commit of a mark name.
 pub(crate) fn place(name: &MarkName) -> FeedPlace {
     let number = u128::from_be_bytes(*name);
     FeedPlace { seq: (number >> 64) as i64, mark: number as i64 }
 }
 
-/// Those of these commits that are in the feed, the latest first.
+/// Those of these commits that are in the feed, latest first.
 pub(crate) async fn standing(
     connection: &ServerSession,
     of: &[MarkName],
@@ -35,7 +35,7 @@ pub(crate) async fn standing(
     rows.iter().map(|row| FeedPlace::read(row).map(name)).collect()
 }
 
-/// As [`negsync_store::MarkedStore::since_index_mark`], in a reading.
+/// See [`negsync_store::MarkedStore::since_index_mark`]; in one snapshot.
 pub(crate) fn since(
     reading: &StoreReading<'_>,
     mark: &MarkName,
@@ -43,7 +43,8 @@ pub(crate) fn since(
     removed: &mut dyn FnMut(Item),
     added: &mut dyn FnMut(Item, u16),
 ) -> Result<bool, StoreError> {
-    // Both ends are in each statement: the server takes what is open at one end for a third of the table.
+    // Each statement has both bounds: the server estimates a range without an upper bound as a
+    // third of the table.
     const GONE: &str = "SELECT created_at, id FROM gone WHERE seq > $1 AND seq <= $2";
     const ADDED: &str = "SELECT created_at, id, kind FROM event WHERE seq > $1 AND seq <= $2";
     let since = place(mark);
@@ -56,8 +57,8 @@ pub(crate) fn since(
     Ok(true)
 }
 
-/// The number of the last commit; `None` where the feed does not reach back to `since`, or where more than
-/// `most` events came or left since.
+/// The number of the last commit; `None` if the feed does not reach back to `since`, or if more
+/// than `most` events were added or removed since.
 async fn head_if_few(
     connection: &ServerSession,
     since: FeedPlace,

@@ -1,10 +1,10 @@
-//! The lease on what one of all nodes does: a row with a term, by the server's clock.
+//! The lease on work that only one node does: a row with a term, by the server's clock.
 
 use crate::connection::ServerSession;
 use std::time::Duration;
 use tokio_postgres::Error;
 
-/// Takes the lease, or renews it, where no other node has it. Returns whether this node has it.
+/// Takes or renews the lease, unless another node holds it. Returns whether this node holds it.
 pub(crate) async fn take(
     connection: &ServerSession,
     node: i64,
@@ -19,7 +19,7 @@ pub(crate) async fn take(
     Ok(!rows.is_empty())
 }
 
-/// Gives the lease up, where this node has it.
+/// Releases the lease, if this node holds it.
 pub(crate) async fn give_up(connection: &ServerSession, node: i64) -> Result<(), Error> {
     connection.execute("DELETE FROM lease WHERE node = $1", &[&node]).await.map(|_| ())
 }

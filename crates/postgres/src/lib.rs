@@ -1,6 +1,6 @@
 //! An event store for Nostr on PostgreSQL, shared by any number of nodes, with the rules of
-//! [`negsync_store`]: whoever has an answer of one node that an event is stored finds it in the next set
-//! and in the next query of every other.
+//! [`negsync_store`]: once a node has acknowledged an event, the next set and the next query of
+//! every node contain it.
 //!
 //! ```no_run
 //! # use negsync_reconcile::Item;
@@ -23,7 +23,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! All calls block: inside async code they belong on a blocking thread.
+//! All calls block: from async code use a blocking thread.
 #![forbid(unsafe_code)]
 #![warn(missing_debug_implementations, missing_docs)]
 #![warn(clippy::must_use_candidate, clippy::return_self_not_must_use)]
@@ -44,6 +44,7 @@ mod lease;
 mod listening;
 mod memory;
 mod node;
+mod preview;
 mod reading;
 mod repair;
 mod replica;
@@ -55,7 +56,7 @@ mod transaction;
 mod wake_up;
 mod writer;
 
-pub use address::Address;
+pub use address::{Address, Served};
 pub use check::check;
 pub use store::PostgresStore;
 

@@ -1,5 +1,6 @@
-//! The thread that follows what other nodes commit, for live subscriptions: woken by the server (LISTEN),
-//! and by the clock beside it. Sets do not wait for it: each looks at the feed itself.
+//! The thread that follows the commits of other nodes for live subscriptions: it is notified by the
+//! server (LISTEN), and polls as well. Sets do not wait for it: each read of a set reads the feed
+//! itself.
 
 use crate::address::Address;
 use crate::fault::{fault, within};
@@ -15,21 +16,21 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio_postgres::{AsyncMessage, Client};
 
-/// How often the feed is looked at while the server says when there is something new.
+/// Poll interval while notifications arrive.
 const POLL_BESIDE: Duration = Duration::from_secs(1);
-/// How often it is looked at where the server does not: a pooler of transactions, or no connection.
+/// Poll interval without notifications: behind a transaction pooler, or without a connection.
 const POLL_ALONE: Duration = Duration::from_millis(20);
-/// How often it is tried again where the database cannot be read.
+/// Poll interval while the database cannot be read.
 const POLL_AGAIN: Duration = Duration::from_millis(200);
-/// So many commits in a row that were found by the clock: the server's word does not get here.
+/// Commits in a row found by polling, after which notifications count as not arriving.
 const MOST_UNHEARD: u32 = 3;
-/// How long it takes until a connection that was lost is made anew: the first time, and the longest.
+/// First and maximum pause before a lost connection is made again.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How long a connection that brought no word is kept, so that it may begin to.
+/// How long a connection without notifications is kept, in case they start to arrive.
 const DEAF_TERM: Duration = Duration::from_secs(60);
 
-/// Starts to listen and to look, for as long as the node is there.
+/// Starts the threads that listen and poll, as long as the node exists.
 pub(crate) fn start(node: &Arc<StoreNode>, address: &Address) -> Result<(), StoreError> {
     let (wake, woken) = sync_channel(1);
     let word = Arc::<ServerWord>::default();
@@ -42,20 +43,20 @@ pub(crate) fn start(node: &Arc<StoreNode>, address: &Address) -> Result<(), Stor
         .map(|_| ())
 }
 
-/// What the server says of what is new.
+/// The notifications received from the server.
 #[derive(Default)]
 struct ServerWord {
-    // Whether it gets here, and how often it did.
+    // Whether notifications arrive, and their number.
     is_heard: AtomicBool,
     times: AtomicU64,
-    // The highest number of a commit since it was taken last; 0 without one.
+    // The highest commit number since the last `take`; 0 if there was none.
     seq: AtomicU64,
-    // Whether there may be anything else.
+    // Whether there was any other notification.
     is_other: AtomicBool,
 }
 
 impl ServerWord {
-    /// Keeps what another node says.
+    /// Records a notification of another node.
     fn note(&self, wake_up: WakeUp) {
         match wake_up {
             WakeUp::Commit(seq) => drop(self.seq.fetch_max(seq, Ordering::AcqRel)),
@@ -67,8 +68,8 @@ impl ServerWord {
         self.is_other.store(true, Ordering::Release);
     }
 
-    /// Takes what was kept. Returns whether the feed has to be looked at for it; `knows` is asked about the
-    /// number of a commit.
+    /// Takes the recorded notifications. Returns whether the feed has to be read; `knows` returns
+    /// whether a commit number is known already.
     fn take(&self, knows: impl FnOnce(u64) -> bool) -> bool {
         let is_other = self.is_other.swap(false, Ordering::AcqRel);
         let seq = self.seq.swap(0, Ordering::AcqRel);
@@ -90,7 +91,7 @@ impl ServerWord {
     }
 }
 
-/// Keeps what the server says and wakes who follows, until nobody does.
+/// Records notifications and wakes the following thread, until that thread ends.
 async fn listen(address: Address, node: i64, wake: SyncSender<()>, word: Arc<ServerWord>) {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -108,13 +109,13 @@ async fn listen(address: Address, node: i64, wake: SyncSender<()>, word: Arc<Ser
     }
 }
 
-/// How a connection that listens ended.
+/// Why a listening connection ended.
 enum Listened {
-    /// Nobody follows any more.
+    /// The following thread has ended.
     ToTheEnd,
     /// The connection was lost.
     Lost,
-    /// Nothing was heard of commits that there were.
+    /// No notification arrived for existing commits.
     InVain,
 }
 
@@ -136,10 +137,10 @@ async fn listen_once(
         }
     }
     word.hear(true);
-    // What was committed while nobody listened.
+    // Commits made before the connection listened.
     word.note_other();
     loop {
-        // Full: whoever is woken takes all that is kept.
+        // If the channel is full, the thread is about to take all recorded notifications.
         if let Err(TrySendError::Disconnected(())) = wake.try_send(()) {
             return Ok(Listened::ToTheEnd);
         }
@@ -147,7 +148,7 @@ async fn listen_once(
             match tokio::time::timeout(DEAF_TERM, messages.next()).await {
                 Ok(Some(Ok(AsyncMessage::Notification(of)))) => {
                     word.came();
-                    // This node's own say that the server's word gets here, and nothing else.
+                    // This node's own notifications only show that notifications arrive.
                     let Some(wake_up) = WakeUp::read(of.payload(), node) else { continue };
                     word.note(wake_up);
                     break;
@@ -174,12 +175,12 @@ fn follow(woken: &Receiver<()>, word: &ServerWord, node: &Weak<StoreNode>) {
             true => POLL_BESIDE,
             false => POLL_ALONE,
         };
-        // From the last look on: this node's own commits do not put it off.
+        // Counted from the last poll, so that this node's own commits do not postpone it.
         let was_woken = match woken.recv_timeout(poll.saturating_sub(looked.elapsed())) {
             Ok(()) => {
                 let knows = |seq| node.upgrade().is_some_and(|node| node.feed.hear_of(seq));
                 if !word.take(knows) && looked.elapsed() < poll {
-                    // Found by a set before the word of it came.
+                    // A set had read the commits before their notification arrived.
                     unheard = 0;
                     continue;
                 }
@@ -200,7 +201,8 @@ fn follow(woken: &Receiver<()>, word: &ServerWord, node: &Weak<StoreNode>) {
                     tracing::info!("database server can be read again");
                     is_failing = false;
                 }
-                // What is new without a word may be this node's own, of which there was one.
+                // New commits without a notification may be this node's own; its own notification
+                // was then received.
                 let before = std::mem::replace(&mut times, word.times.load(Ordering::Acquire));
                 let is_silent = !was_woken && before == times;
                 unheard = if is_new && is_silent && heard { unheard + 1 } else { 0 };
@@ -227,7 +229,7 @@ mod tests {
         let known = |seq| seq <= 20;
         word.note(WakeUp::Commit(17));
         assert!(!word.take(known));
-        // A commit, or an event that is passed on, between known ones.
+        // A commit, or an ephemeral event, between known ones.
         for other in [21.into(), None] {
             word.note(WakeUp::Commit(18));
             word.note(other.map_or(WakeUp::Other, WakeUp::Commit));

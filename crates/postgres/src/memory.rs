@@ -1,14 +1,16 @@
-//! What syncs remember, and what the operator has removed: statements of their own, beside the feed.
+//! The recorded state of syncs and the operator's removals: separate statements, independent of the
+//! feed.
 
 use crate::columns::{bytes, second, slices};
 use crate::connection::ServerSession;
+use crate::transaction::retention;
 use negsync_store::{
-    BuriedFacts, PeerTraits, REMOVED_BY_OPERATOR, ReadMark, RefusedId, SyncMark, Undelete,
+    BuriedFacts, PeerTraits, REMOVED_BY_OPERATOR, RETIRED, ReadMark, RefusedId, SyncMark, Undelete,
 };
 use std::collections::HashMap;
 use tokio_postgres::{Error, Row};
 
-/// Text as the server takes it, which has no NUL.
+/// Text for the server, which does not allow NUL.
 fn text(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
@@ -52,6 +54,9 @@ pub(crate) async fn refused(
     }
     for row in connection.query(REMOVED, &[&ids]).await? {
         found.insert(bytes(&row, 0)?, REMOVED_BY_OPERATOR.to_owned());
+    }
+    for id in retention::retired(connection, &ids).await? {
+        found.insert(id, RETIRED.to_owned());
     }
     Ok(found)
 }
@@ -130,7 +135,7 @@ pub(crate) async fn traits(connection: &ServerSession, peer: &str) -> Result<Pee
     Ok(PeerTraits { without_negentropy, largest_page: second(row, 2)? })
 }
 
-/// The ids that the operator has removed and means to take back.
+/// The ids that the operator removed and that `undelete` selects.
 pub(crate) async fn undeleted(
     connection: &ServerSession,
     undelete: &Undelete,

@@ -1,5 +1,5 @@
-//! A node: what the store, its writer and the thread that follows the feed have in common, and how the
-//! node comes to know what others have committed.
+//! A node: the state shared by the store, its writer and the following thread, and the reading of
+//! other nodes' commits.
 
 use crate::address::Address;
 use crate::connection::{Engine, ServerSession, SessionPool, with_connection};
@@ -10,37 +10,39 @@ use crate::history::CommitHistory;
 use crate::reading::{BEGIN, StoreReading};
 use crate::replica::log_replica;
 use crate::size::{self, StoreSize};
-use crate::transaction::FeedPlace;
+use crate::transaction::{FeedPlace, retention};
 use crate::writer::{NodeJob, NodeQueue};
 use crate::{lease, schema};
-use negsync_store::{Clock, Deadline, Origin, Step, StoreError, StoreMetrics, StoreOptions};
+use negsync_store::{
+    Clock, Deadline, Origin, Retention, Step, StoreError, StoreMetrics, StoreOptions,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// So many connections look at the feed.
+/// Maximum number of connections that read the feed.
 const LOOKS_AT_ONCE: usize = 2;
 
-/// What the store, its writer and the thread that follows the feed have in common.
+/// The state shared by the store, its writer and the following thread.
 pub(crate) struct StoreNode {
     pub(crate) engine: Arc<Engine>,
     pub(crate) pool: SessionPool,
-    // For looks at the feed and the lease, which wait for no query.
+    // For reads of the feed and for the lease, which do not wait for queries.
     pub(crate) looks: SessionPool,
     pub(crate) feed: Arc<Feed>,
-    // What other nodes pass on.
+    // Ephemeral events of other nodes.
     ephemeral: EphemeralCursor,
     pub(crate) size: StoreSize,
     pub(crate) metrics: StoreMetrics,
     pub(crate) clock: Clock,
-    // Whether this node has asked for the lease.
+    // Whether this node has requested the lease.
     asks_for_lease: AtomicBool,
-    // The writer's, who sends again what was lost.
+    // The writer's queue; the writer repeats lost operations.
     pub(crate) queue: Arc<NodeQueue>,
 }
 
 impl StoreNode {
-    /// Makes the tables where they are not there, and reads what is stored for the listener.
+    /// Creates missing tables, and reads the stored items for the listener.
     pub(crate) fn open(
         address: &Address,
         options: &StoreOptions,
@@ -72,19 +74,19 @@ impl StoreNode {
         Ok(Arc::new(node))
     }
 
-    /// The number that tells this node from others.
+    /// The number that identifies this node.
     pub(crate) fn number(&self) -> i64 {
         self.ephemeral.node()
     }
 
-    /// Gives up what other nodes wait for, and ends all reading.
+    /// Releases the lease, and ends all reading.
     pub(crate) fn close(&self) {
         self.give_up_lease();
         self.looks.close();
         self.pool.close();
     }
 
-    /// Begins a reading, over another connection where the first was lost.
+    /// Begins a read, over another connection if the first was lost.
     pub(crate) fn begin<'store>(
         &'store self,
         pool: &'store SessionPool,
@@ -105,15 +107,15 @@ impl StoreNode {
         }
     }
 
-    /// Begins a reading of what the listener knows then, and nothing more; calls `beside` before it knows
-    /// of anything else.
+    /// Begins a read of exactly the state that the listener has, and calls `beside` before the
+    /// listener gets another change.
     pub(crate) fn begin_at_known<'store>(
         &'store self,
         pool: &'store SessionPool,
         deadline: &'store Deadline,
         beside: &mut dyn FnMut(),
     ) -> Result<StoreReading<'store>, StoreError> {
-        // It sees what is there when its first query comes: what is known cannot be ahead of it.
+        // Its snapshot is taken at the first query, so the listener cannot be ahead of it.
         let reading = self.begin(pool, deadline).inspect_err(|error| {
             if !matches!(error, StoreError::Interrupted | StoreError::Closed) {
                 self.feed.lost();
@@ -136,7 +138,7 @@ impl StoreNode {
             Ok(news) => {
                 if let Some(lost) = self.feed.tell(known, news) {
                     let common = lost.common.map_or(-1, |common| common.seq);
-                    // Fails only where the store is being closed.
+                    // Fails only if the store is being closed.
                     let _ = self.queue.push(&Origin::Local, [(1, NodeJob::SendAgain { common })]);
                 }
                 Ok(())
@@ -148,7 +150,7 @@ impl StoreNode {
         }
     }
 
-    /// Looks at the feed where there is something new, and returns whether others had anything.
+    /// Reads the feed if there are new commits, and returns whether other nodes had any.
     pub(crate) fn follow(&self) -> Result<bool, StoreError> {
         const HEAD: &str = "SELECT seq, mark, (SELECT max(number) FROM ephemeral) FROM head";
         let head = with_connection(&self.looks, &self.engine, async |connection| {
@@ -169,8 +171,7 @@ impl StoreNode {
         Ok(is_behind || passes_by)
     }
 
-    /// Passes on the ephemeral events that other nodes have handed over, up to a number. Returns whether
-    /// there were any.
+    /// Passes on ephemeral events of other nodes, up to a number. Returns whether there were any.
     fn pass_on(&self, newest: i64) -> Result<bool, StoreError> {
         let mut passes_by = false;
         while self.ephemeral.is_behind(Some(newest)) {
@@ -185,7 +186,7 @@ impl StoreNode {
         Ok(passes_by)
     }
 
-    /// Looks at the size of the tables, and at what they keep out, where that was long ago.
+    /// Updates the size of the tables and the number of tombstones, if the last update is old.
     pub(crate) fn measure_now_and_then(&self) {
         if self.size.is_due() {
             let measured = with_connection(&self.looks, &self.engine, async |connection| {
@@ -201,7 +202,14 @@ impl StoreNode {
         }
     }
 
-    /// Takes the lease, or renews it. Returns whether this node has it.
+    /// Replaces the rules of retention, for all nodes.
+    pub(crate) fn retain(&self, rules: &Retention) -> Result<(), StoreError> {
+        with_connection(&self.pool, &self.engine, async |connection| {
+            retention::change(connection, rules).await
+        })
+    }
+
+    /// Takes or renews the lease. Returns whether this node holds it.
     pub(crate) fn take_lease(&self, term: Duration) -> Result<bool, StoreError> {
         self.asks_for_lease.store(true, Ordering::Release);
         with_connection(&self.looks, &self.engine, async |connection| {
@@ -209,7 +217,7 @@ impl StoreNode {
         })
     }
 
-    /// Gives the lease up, so that another node takes it before its term ends.
+    /// Releases the lease, so that another node can take it before its term ends.
     fn give_up_lease(&self) {
         if !self.asks_for_lease.swap(false, Ordering::AcqRel) {
             return;
@@ -222,8 +230,8 @@ impl StoreNode {
         }
     }
 
-    /// Looks at the feed, until the deadline. The writer waits for connections that look: none is held
-    /// while others work first.
+    /// Reads the feed, until the deadline. The writer may wait for one of these connections, so
+    /// none is held while other work goes first.
     pub(crate) fn look(&self, deadline: &Deadline) -> Result<(), StoreError> {
         let deadline = deadline.without_giving_way();
         self.begin_at_known(&self.looks, &deadline, &mut || {})?.end()

@@ -1,4 +1,4 @@
-//! A reading: one transaction on one connection, in which all is of one moment.
+//! A read: one transaction on one connection, with one snapshot.
 
 use crate::columns::{bytes, second, slices};
 use crate::connection::{Engine, PooledSession, ServerSession};
@@ -18,19 +18,19 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
-/// So many rows are taken from the server before they are handed on.
+/// Rows that are fetched from the server at a time.
 const ROWS_AT_ONCE: usize = 4_096;
-/// So many events are read at a time: each may be as long as an event can be. The first lot is small, for
-/// those who want few.
+/// Events that are read at a time: each may have the maximum length. The first portion is small,
+/// for callers that need few.
 const FIRST_EVENTS: usize = 32;
 const EVENTS_AT_ONCE: usize = 256;
 
-/// So many rows of a filter are fetched at first, and twice as many each time up to the most: of a result
-/// on which nobody reads on, no more than about what was read is left.
+/// Rows of a filter that are fetched first; each portion doubles up to the maximum. If the caller
+/// breaks off, about as many rows as it used were fetched in vain.
 const FIRST_FETCHED: usize = 8_192;
 const MOST_FETCHED: usize = 65_536;
 
-/// How long a query may take until its next rows come. The server ends it before.
+/// Timeout for the next rows of a query. The server ends the query earlier.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(610);
 
 pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -38,7 +38,7 @@ pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 /// A parameter, and its type.
 pub(crate) type TypedParameter<'value> = (&'value (dyn ToSql + Sync), Type);
 
-/// A reading that has begun.
+/// A read that has begun.
 pub(crate) struct StoreReading<'store> {
     pub(crate) engine: &'store Engine,
     pub(crate) deadline: &'store Deadline,
@@ -50,7 +50,7 @@ impl StoreReading<'_> {
         self.checkout.connection()
     }
 
-    /// Ends the transaction and gives the connection back.
+    /// Ends the transaction and returns the connection to the pool.
     pub(crate) fn end(self) -> Result<(), StoreError> {
         let connection = self.checkout.connection()?;
         let end = async { connection.client().batch_execute("COMMIT").await.map_err(fault) };
@@ -68,7 +68,7 @@ impl StoreReading<'_> {
         self.wait_for(QUERY_TIMEOUT, future)
     }
 
-    /// As [`StoreReading::wait`], for an answer that takes the server no time.
+    /// Like [`StoreReading::wait`], for requests that the server answers at once.
     pub(crate) fn wait_shortly<T>(
         &self,
         future: impl Future<Output = Result<T, StoreError>>,
@@ -76,7 +76,7 @@ impl StoreReading<'_> {
         self.wait_for(self.checkout.patience(), future)
     }
 
-    /// As [`StoreReading::wait`], where the future has timeouts of its own.
+    /// Like [`StoreReading::wait`], for a future with timeouts of its own.
     pub(crate) fn wait_for_parts<T>(
         &self,
         future: impl Future<Output = Result<T, StoreError>>,
@@ -92,7 +92,7 @@ impl StoreReading<'_> {
         self.engine.wait_until(self.deadline, timeout, self.checkout.connection()?, future)
     }
 
-    /// The items of a filter, fetched from a cursor part by part, until `visit` breaks off.
+    /// The items of a filter, fetched from a cursor in portions, until `visit` breaks off.
     fn items_of(
         &self,
         filter: &Filter,
@@ -102,7 +102,7 @@ impl StoreReading<'_> {
         let client = self.connection()?.client();
         let declare = format!("DECLARE items NO SCROLL CURSOR FOR {}", query.sql);
         let parameters = query.parameters();
-        // That of the filter before is closed.
+        // Closes the cursor of the previous filter.
         let close = client.batch_execute("CLOSE ALL");
         self.wait(try_join(close, client.query_typed(&declare, &parameters)))?;
         let mut most = FIRST_FETCHED;
@@ -122,12 +122,12 @@ impl StoreReading<'_> {
         }
     }
 
-    /// All items of a query, handed on outside of the server's threads.
+    /// All items of a query; `visit` runs outside the connection's threads.
     fn rows(&self, query: &FilterQuery, visit: &mut dyn FnMut(Item)) -> Result<(), StoreError> {
         self.each_row(&query.sql, query.parameters(), read_item, visit)
     }
 
-    /// As [`StoreReading::rows`], of any statement, whose rows are read by `read`.
+    /// Like [`StoreReading::rows`], for any statement, with `read` as the decoder of rows.
     pub(crate) fn each_row<T>(
         &self,
         sql: &str,
@@ -156,9 +156,9 @@ impl StoreReading<'_> {
         }
     }
 
-    /// Whether anything that expired by `now` is still there; then that second.
+    /// `now`, if events that expired by then are still stored.
     fn expired(&self, now: u64) -> Result<Option<u64>, StoreError> {
-        // In order: along the index, whatever the server believes of the table.
+        // Ordered, so that the server uses the index regardless of its estimates.
         const DUE: &str = "SELECT 1 FROM event WHERE expires_at IS NOT NULL AND expires_at <= $1
             ORDER BY expires_at LIMIT 1";
         let connection = self.connection()?;
@@ -166,7 +166,7 @@ impl StoreReading<'_> {
         Ok((!rows.is_empty()).then_some(now))
     }
 
-    /// The newest events of the filter, in order, and what its limit left out.
+    /// The newest events of the filter, in order, and whether its limit left any out.
     fn newest_of(
         &self,
         filter: &Filter,
@@ -188,7 +188,7 @@ impl StoreReading<'_> {
         Ok((hits, rest))
     }
 
-    /// The newest events of what somebody may see, in order.
+    /// The newest events of what a viewer may see, in order.
     pub(crate) fn newest(
         &self,
         views: &[View],
@@ -217,7 +217,7 @@ impl StoreReading<'_> {
         Ok((hits, left_out))
     }
 
-    /// As [`negsync_store::EventStore::fetch`], without what expired by `now`.
+    /// See [`negsync_store::EventStore::fetch`]; events that expired by `now` are left out.
     pub(crate) fn fetch(
         &self,
         hits: &[Hit],

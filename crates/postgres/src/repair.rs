@@ -1,5 +1,5 @@
-//! The way back after the database has lost commits that this node knew, as a fail-over to an asynchronous
-//! replica does, or a backup that was restored.
+//! Recovery after the database has lost commits that this node had: after a fail-over to an
+//! asynchronous replica, or after a backup was restored.
 
 use crate::columns::{bytes, slices};
 use crate::connection::ServerSession;
@@ -13,28 +13,28 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use tokio_postgres::{Error, Row};
 
-/// More items than that are not compared one by one: everything is read anew.
+/// Maximum number of items that are compared one by one; with more, everything is read again.
 const MOST_COMPARED: usize = 50_000;
-/// So many events are read at a time: each may be as long as an event can be.
+/// Events that are read at a time: each may have the maximum length.
 const EVENTS_AT_ONCE: usize = 256;
-/// So many ids of lost events are named in the log.
+/// Maximum number of ids of lost events in the log.
 const NAMED: usize = 20;
 
-/// Commits that this node knew and that the database does not have any more.
+/// Commits that this node had and that the database has lost.
 #[derive(Debug)]
 pub(crate) struct LostTail {
-    /// The last commit that both have, where there is one.
+    /// The last common commit, if there is one.
     pub(crate) common: Option<FeedPlace>,
-    /// The last commit that was known.
+    /// The last commit that this node had.
     pub(crate) last: FeedPlace,
-    /// The last commit that is there.
+    /// The last commit in the database.
     pub(crate) now: FeedPlace,
-    /// The items that the listener holds and the database does not, as far as that is known.
+    /// The items that the listener has and the database lacks, as far as known.
     pub(crate) items: Vec<Item>,
 }
 
 impl LostTail {
-    /// Says what of the listener's items is not there any more.
+    /// Logs the lost items.
     pub(crate) fn report(&self) {
         let common = self.common.map_or(0, |common| common.seq);
         let ids: Vec<String> = self.items.iter().take(NAMED).map(|item| hex(&item.id)).collect();
@@ -49,7 +49,7 @@ impl LostTail {
         );
     }
 
-    /// Says that it is not known what is not there any more.
+    /// Logs that the lost items are unknown.
     pub(crate) fn report_unknown(&self, items: usize) {
         tracing::warn!(
             known = self.last.seq,
@@ -80,24 +80,24 @@ pub(crate) async fn last_common(
     rows.first().map(FeedPlace::read).transpose()
 }
 
-/// Whether the feed does not reach back to a commit.
+/// Whether the feed no longer reaches back to a commit.
 pub(crate) async fn is_pruned(connection: &ServerSession, place: FeedPlace) -> Result<bool, Error> {
     let rows = connection.query("SELECT min(seq) FROM feed_commit", &[]).await?;
     let oldest: Option<i64> = rows.first().map(|row| row.try_get(0)).transpose()?.flatten();
     Ok(oldest.is_some_and(|oldest| oldest > place.seq))
 }
 
-/// What takes the listener from the known history to what the database holds.
+/// The changes from the known history to the contents of the database.
 pub(crate) struct Repair {
     /// The commits since the common one.
     pub(crate) commits: Vec<KnownCommit>,
     pub(crate) steps: Vec<Step>,
-    /// The items that the listener holds and the database does not.
+    /// The items that the listener has and the database lacks.
     pub(crate) lost: Vec<Item>,
 }
 
-/// Compares what was changed since the last common commit, here and there; no [`Repair`] where there is
-/// none, or too much to compare. `now` is the last commit that is there.
+/// Compares the changes since the last common commit on both sides. Returns no [`Repair`] if there
+/// is no common commit, or too much to compare. `now` is the last commit in the database.
 pub(crate) async fn compare(
     connection: &ServerSession,
     history: &CommitHistory,
@@ -132,7 +132,7 @@ async fn compare_since(
         match (there.contains(&item.id), holds(&item)) {
             (true, true) => {}
             (true, false) => missing.push(item.id),
-            // Said of what is not held too: a set that is being built may have it.
+            // Also for items that no set has: a set that is being built may have them.
             (false, is_held) => {
                 steps.push(Step::Removed(item));
                 lost.extend(is_held.then_some(item));
@@ -142,7 +142,7 @@ async fn compare_since(
     for ids in missing.chunks(EVENTS_AT_ONCE) {
         let events = "SELECT json FROM event WHERE id = ANY($1)";
         for row in connection.query(events, &[&slices(ids)]).await? {
-            // One that is no event any more is for `check`.
+            // Rows that are not valid events are reported by `check`.
             if let Ok(event) = Event::parse(row.try_get(0)?) {
                 steps.push(Step::Added(Arc::new(event)));
             }

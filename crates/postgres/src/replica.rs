@@ -1,13 +1,13 @@
-//! Whether a second server stands behind what is acknowledged.
+//! Whether acknowledged commits are on a second server.
 
 use crate::connection::ServerSession;
 use crate::fault::fault;
 use negsync_store::StoreError;
 
-/// Says in the log what a commit waits for, before anything is committed: one that waits for a replica that
-/// is not there takes as long as it is away.
+/// Logs at the start what a commit waits for: a commit that waits for a missing replica takes until
+/// the replica is back.
 pub(crate) async fn log_replica(connection: &ServerSession) -> Result<(), StoreError> {
-    // Whoever may not see how far the replicas are sees their rows alone.
+    // Users without the right to see the replicas' positions still see their rows.
     const REPLICAS: &str = "SELECT current_setting('synchronous_standby_names') <> '',
             EXISTS (SELECT FROM pg_stat_replication
                 WHERE sync_state IS NULL OR sync_state IN ('sync', 'quorum'))";

@@ -1,21 +1,21 @@
-//! The tables, and the steps from older versions to this one. All are in the schema `negsync` of the
-//! database, beside whatever else is there.
+//! The tables, and the migrations from older versions. All tables are in the schema `negsync` of
+//! the database; other schemas are not touched.
 
 use crate::connection::ServerSession;
 use crate::fault::fault;
 use negsync_store::StoreError;
 use tokio_postgres::error::SqlState;
 
-/// Taken while tables are made: several nodes may start at once. "negsync" in ASCII.
+/// Held while tables are created, because several nodes may start at a time. "negsync" in ASCII.
 const LOCK: i64 = 0x6e_6567_7379_6e63;
 
-/// One step a version: step `n` takes a store from version n to n + 1.
+/// The migrations: number `n` takes a store from version n to n + 1.
 ///
-/// A row of `event` holds what is looked up and the JSON that is sent. `address` is a hash of author,
-/// kind and `d` value: an entry of an index may hold 2,704 bytes. Each index that answers a filter ends in
-/// `(created_at DESC, id)`, the order in which a client is sent events (NIP-01), and has all that a
-/// reconciliation reads.
-const MIGRATIONS: [&str; 2] = ["
+/// A row of `event` holds the columns for searches and the JSON that is sent. `address` is a hash
+/// of author, kind and `d` value, because an index entry may hold at most 2,704 bytes. Each index
+/// that answers a filter ends in `(created_at DESC, id)`, the order in which a client gets events
+/// (NIP-01), and covers all columns that a reconciliation reads.
+const MIGRATIONS: [&str; 3] = ["
 -- The order of all commits. Whoever writes holds the row: numbers have no gaps, and a commit of a
 -- lower number is never seen after one of a higher number.
 -- `mark` is that of the last commit.
@@ -151,9 +151,24 @@ CREATE TABLE sync_peer (
 ALTER TABLE store ADD COLUMN vanish_url TEXT;
 -- An event is handed over once, however often its transaction is sent.
 ALTER TABLE ephemeral ADD COLUMN id BYTEA UNIQUE;
+", "
+-- Retention: the rules in force, of each author and kind the newest event that was one too many, and what was
+-- removed last.
+CREATE TABLE retention (single BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (single), rules TEXT NOT NULL);
+CREATE TABLE retention_floor (
+    pubkey     BYTEA NOT NULL,
+    kind       INTEGER NOT NULL,
+    created_at BIGINT NOT NULL,
+    id         BYTEA NOT NULL,
+    PRIMARY KEY (pubkey, kind)
+);
+CREATE TABLE retired (
+    number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id     BYTEA NOT NULL UNIQUE
+);
 "];
 
-/// Looks whether the tables are there and of this version.
+/// Checks that the tables exist and have this version.
 pub(crate) async fn expect(connection: &ServerSession) -> Result<(), StoreError> {
     let newest = MIGRATIONS.len() as i32;
     let version = connection.client().query_one("SELECT version FROM store", &[]).await;
@@ -173,11 +188,11 @@ pub(crate) async fn expect(connection: &ServerSession) -> Result<(), StoreError>
     }
 }
 
-/// Makes the tables, or brings them to this version.
+/// Creates the tables, or migrates them to this version.
 pub(crate) async fn migrate(connection: &ServerSession) -> Result<(), StoreError> {
     let done = migrate_in_transaction(connection).await;
     if done.is_err() {
-        // The error is told; what it left open ends with the connection at the latest.
+        // The error is returned; the transaction ends with the connection at the latest.
         let _ = connection.client().batch_execute("ROLLBACK").await;
     }
     done

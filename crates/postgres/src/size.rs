@@ -1,4 +1,4 @@
-//! What the tables of the store take on the server's disk, and how much they keep out.
+//! The size of the store's tables on the server, and the number of tombstones.
 
 use crate::connection::ServerSession;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,10 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_postgres::Error;
 
-/// How often the server is asked.
+/// Interval of the queries.
 const ASK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The size as it was when it was asked for last.
+/// The sizes as of the last query.
 #[derive(Debug, Default)]
 pub(crate) struct StoreSize {
     bytes: AtomicU64,
@@ -25,7 +25,7 @@ impl StoreSize {
         self.bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Whether it is to be asked for again; once, for whoever asks first.
+    /// Whether a query is due; true for one caller only.
     pub(crate) fn is_due(&self) -> bool {
         let mut asked_at = self.asked_at.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = asked_at.is_none_or(|at| at.elapsed() >= ASK_INTERVAL);
@@ -36,7 +36,7 @@ impl StoreSize {
     }
 }
 
-/// The bytes of all tables and their indexes.
+/// The size of all tables and their indexes, in bytes.
 pub(crate) async fn bytes(connection: &ServerSession) -> Result<u64, Error> {
     const BYTES: &str = "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c
         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'negsync' AND c.relkind = 'r'";
@@ -44,7 +44,7 @@ pub(crate) async fn bytes(connection: &ServerSession) -> Result<u64, Error> {
     Ok(rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>(0))?.max(0) as u64)
 }
 
-/// How many ids and addresses deletion requests keep out.
+/// The number of ids and addresses that deletion requests keep out.
 pub(crate) async fn tombstones(connection: &ServerSession) -> Result<i64, Error> {
     const TOMBSTONES: &str = "SELECT coalesce(sum(named), 0)::bigint FROM deleter";
     let rows = connection.query(TOMBSTONES, &[]).await?;

@@ -1,4 +1,4 @@
-//! The store: what the program calls.
+//! The store's interface.
 
 use crate::acknowledged::OperatorAction;
 use crate::address::Address;
@@ -8,16 +8,18 @@ use crate::fault::fault;
 use crate::feed::FeedListener;
 use crate::index_mark;
 use crate::node::StoreNode;
+use crate::preview::preview;
 use crate::reading::StoreReading;
+use crate::transaction::retention;
 use crate::writer::{NodeWriter, NodeWriterContext};
 use crate::{listening, memory};
 use negsync_nostr::{Filter, VerifiedEvent};
 use negsync_reconcile::Item;
 use negsync_store::{
     Clock, Deadline, EventSource, EventStore, FeedLag, Hit, Listener, MarkName, MarkedStore,
-    Origin, PeerTraits, RefusedId, Reply, Retention, RuleMatches, Selected, Selection, StoreError,
-    StoreMetrics, StoreOptions, StoredPage, SyncMark, Undelete, UndeleteError, View, VisitEvent,
-    Work,
+    Origin, PeerTraits, RefusedId, Reply, Retention, RetentionWindow, RuleMatches, Selected,
+    Selection, StoreError, StoreMetrics, StoreOptions, StoredPage, SyncMark, Undelete,
+    UndeleteError, View, VisitEvent, Work,
 };
 use std::collections::HashMap;
 use std::fmt;
@@ -25,15 +27,18 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What retention is told.
-const NO_RETENTION: StoreError =
-    StoreError::Unsupported { what: "retention", instead: "remove events with `negsync delete`" };
+/// The error for retention by size: the tables of a server do not shrink when events are removed.
+const NO_RULE_OF_SIZE: StoreError = StoreError::Unsupported {
+    what: "retention by the size of the store (store_mb)",
+    instead: "keep less with max_age_s and max_per_author",
+};
 
-/// A store on a server. Clones share it; it closes with [`EventStore::close`] or with the last clone.
+/// A store on a server. Clones share it; it closes with [`EventStore::close`] or when the last
+/// clone is dropped.
 #[derive(Clone)]
 pub struct PostgresStore {
     inner: Arc<StoreParts>,
-    // Of the reads of this clone.
+    // The deadline for reads of this clone.
     deadline: Deadline,
 }
 
@@ -62,13 +67,13 @@ impl StoreParts {
 }
 
 impl PostgresStore {
-    /// Opens the store at the address, making its tables when they are not there. `listener` hears of all
-    /// items that are for everybody (none of a private kind of `options`), and then of every change, by
-    /// this node or another one.
+    /// Opens the store at the address, and creates missing tables. `listener` gets all public items
+    /// (those of no private kind of `options`), and then every change by this node or another one.
     ///
     /// # Errors
-    /// When the server cannot be reached or refuses, when the tables are of a later version, and
-    /// [`StoreError::Unsupported`] where `options` ask for retention.
+    /// [`StoreError`] when the server cannot be reached or refuses the connection, or when the
+    /// tables are of a newer version; [`StoreError::Unsupported`] when `options` contain retention
+    /// by size.
     pub fn open(
         address: &Address,
         options: StoreOptions,
@@ -77,9 +82,9 @@ impl PostgresStore {
         Self::open_with(address, options, FeedListener::OfAll(listener))
     }
 
-    /// As [`PostgresStore::open`], for an index that is kept on files: `listener` hears of every change
-    /// that is committed once this returns, and reads by itself what is stored. It hears of all items
-    /// where it has to begin anew later.
+    /// Like [`PostgresStore::open`], for an index that is kept in files: `listener` gets every
+    /// change that is committed after this returns, and reads the stored events itself. It gets all
+    /// items only if it has to begin again later.
     ///
     /// # Errors
     /// As [`PostgresStore::open`].
@@ -91,7 +96,7 @@ impl PostgresStore {
         Self::open_with(address, options, FeedListener::OfChanges(listener))
     }
 
-    /// As [`PostgresStore::open`], for whoever keeps no set: what is stored is not read.
+    /// Like [`PostgresStore::open`], for programs that keep no sets: the stored items are not read.
     ///
     /// # Errors
     /// As [`PostgresStore::open`].
@@ -110,10 +115,14 @@ impl PostgresStore {
             }
             other => other,
         };
-        if options.retention.as_ref().is_some_and(|rules| !rules.is_empty()) {
-            return Err(NO_RETENTION);
+        let rules = options.retention.as_ref();
+        if rules.is_some_and(|rules| rules.store_bytes.is_some()) {
+            return Err(NO_RULE_OF_SIZE);
         }
         let node = StoreNode::open(address, &options, listener).map_err(named)?;
+        if let Some(rules) = rules {
+            node.retain(rules)?;
+        }
         let for_writer = Arc::downgrade(&node);
         let context = NodeWriterContext {
             engine: Arc::clone(&node.engine),
@@ -136,13 +145,13 @@ impl PostgresStore {
         Ok(Self { inner, deadline: Deadline::default() })
     }
 
-    /// The same store, whose reads end at the deadline.
+    /// The same store with a deadline for its reads.
     #[must_use]
     pub fn with_deadline(&self, deadline: Deadline) -> Self {
         Self { inner: Arc::clone(&self.inner), deadline }
     }
 
-    /// Runs `work` in a reading of one moment.
+    /// Runs `work` on one snapshot.
     fn read<T>(
         &self,
         work: impl FnOnce(&StoreReading<'_>) -> Result<T, StoreError>,
@@ -154,7 +163,7 @@ impl PostgresStore {
         Ok(done)
     }
 
-    /// Runs a statement of its own.
+    /// Runs a single statement.
     fn run<T>(
         &self,
         work: impl AsyncFn(&ServerSession) -> Result<T, tokio_postgres::Error>,
@@ -205,6 +214,11 @@ impl EventSource for PostgresStore {
         reading.end()
     }
 
+    fn retention_window(&self, filter: &Filter) -> Result<Option<RetentionWindow>, StoreError> {
+        let rules = self.run(async |connection| retention::rules(connection).await)?;
+        Ok(rules.window(filter, 0, self.clock().now()))
+    }
+
     fn events(
         &self,
         ids: &[[u8; 32]],
@@ -223,7 +237,7 @@ impl EventSource for PostgresStore {
     }
 }
 
-/// Every commit is a mark.
+/// Every commit can serve as a mark.
 impl MarkedStore for PostgresStore {
     fn standing_marks(&self, of: &[MarkName]) -> Result<Vec<MarkName>, StoreError> {
         self.run(async |connection| index_mark::standing(connection, of).await)
@@ -236,7 +250,7 @@ impl MarkedStore for PostgresStore {
         removed: &mut dyn FnMut(Item),
         added: &mut dyn FnMut(Item, u16),
     ) -> Result<bool, StoreError> {
-        // What the listener knows, so that it hears if the server loses any of it.
+        // The commit that the listener has, so that a later loss of it is detected.
         let node = &self.inner.node;
         let reading = node.begin_at_known(&node.pool, &self.deadline, &mut || {})?;
         let is_known = index_mark::since(&reading, name, most, removed, added)?;
@@ -317,7 +331,7 @@ impl EventStore for PostgresStore {
             return Ok(());
         }
         self.inner.writer.expire(&self.deadline)?;
-        // The node's own removals do not say what is due next.
+        // The node's own removals do not determine what is due next.
         self.inner.node.look(&self.deadline)?;
         if feed.next_expiry() <= now { Err(StoreError::NotExpired) } else { Ok(()) }
     }
@@ -354,15 +368,22 @@ impl EventStore for PostgresStore {
     }
 
     fn retain(&self, rules: Retention) -> Result<(), StoreError> {
-        if rules.is_empty() { Ok(()) } else { Err(NO_RETENTION) }
+        if rules.store_bytes.is_some() {
+            return Err(NO_RULE_OF_SIZE);
+        }
+        self.inner.node.retain(&rules)?;
+        self.inner.writer.look_at_retention()
     }
 
     fn retire(&self) -> Result<(), StoreError> {
-        Ok(())
+        self.inner.writer.retire()
     }
 
     fn preview(&self, retention: &Retention) -> Result<(Vec<RuleMatches>, u64), StoreError> {
-        if retention.is_empty() { Ok((Vec::new(), 0)) } else { Err(NO_RETENTION) }
+        if retention.store_bytes.is_some() {
+            return Err(NO_RULE_OF_SIZE);
+        }
+        self.read(|reading| Ok((preview(reading, retention, self.clock().now())?, 0)))
     }
 
     fn refused(
@@ -419,7 +440,8 @@ impl EventStore for PostgresStore {
     }
 
     fn is_durable(&self) -> bool {
-        // What is in the feed is committed, and by that as safe as the server makes it.
+        // What is in the feed is committed, and so as durable as the server's configuration makes
+        // it.
         self.inner.node.feed.is_current()
     }
 
@@ -428,7 +450,7 @@ impl EventStore for PostgresStore {
     }
 
     fn size(&self) -> (u64, u64) {
-        // The log is the server's, of all its databases.
+        // The log belongs to the server, for all its databases.
         (self.inner.node.size.bytes(), 0)
     }
 

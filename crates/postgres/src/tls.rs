@@ -24,28 +24,28 @@ use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 
-/// The value of `sslrootcert` that stands for the authorities that browsers believe.
+/// The value of `sslrootcert` that means the authorities that browsers trust.
 const SYSTEM: &str = "system";
 
-/// Whether a connection is encrypted, and what is asked of the server's certificate.
+/// Whether a connection is encrypted, and the requirements on the server's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TlsMode {
     /// No encryption.
     Disable,
-    /// Encrypted where the server can.
+    /// Encrypted if the server supports it.
     Prefer,
-    /// Encrypted, whoever the server is.
+    /// Encrypted, with any certificate.
     Require,
-    /// Encrypted, with a certificate of a known authority.
+    /// Encrypted, with a certificate of a trusted authority.
     VerifyAuthority,
-    /// Encrypted, with a certificate of a known authority for the name of the host.
+    /// Encrypted, with a certificate of a trusted authority for the host's name.
     VerifyFull,
 }
 
 impl TlsMode {
-    /// Reads the values of `sslmode` and `sslrootcert`. As with libpq, `require` asks for a known authority
-    /// where some are named, and `system` stands for `verify-full`: any name can have a certificate of
-    /// one of these authorities.
+    /// Parses the values of `sslmode` and `sslrootcert`. As in libpq, `require` requires a trusted
+    /// authority if a file of authorities is given. `system` requires `verify-full`, because anyone
+    /// can get a certificate for some name from one of these authorities.
     pub(crate) fn parse(mode: Option<&str>, roots: Option<&str>) -> Result<Self, StoreError> {
         if roots == Some(SYSTEM) {
             return match mode {
@@ -71,7 +71,7 @@ impl TlsMode {
         })
     }
 
-    /// As the client knows it, which leaves certificates to the connector.
+    /// The mode for the client library, which leaves certificates to the connector.
     pub(crate) fn of_client(self) -> SslMode {
         match self {
             Self::Disable => SslMode::Disable,
@@ -85,13 +85,13 @@ impl TlsMode {
     }
 }
 
-/// How connections are encrypted. Clones share the authorities.
+/// The encryption of connections. Clones share the authorities.
 #[derive(Clone)]
 pub(crate) struct TlsConnector(Arc<ClientConfig>);
 
 impl TlsConnector {
-    /// `roots` is the file of `sslrootcert`, or `system`; without one, where a mode needs it, it is
-    /// `~/.postgresql/root.crt`.
+    /// `roots` is the file of `sslrootcert`, or `system`. Without it, modes that need authorities
+    /// use `~/.postgresql/root.crt`.
     pub(crate) fn new(mode: TlsMode, roots: Option<&str>) -> Result<Self, StoreError> {
         let provider = Arc::new(ring::default_provider());
         let algorithms = provider.signature_verification_algorithms;
@@ -123,7 +123,7 @@ impl fmt::Debug for TlsConnector {
     }
 }
 
-/// The authorities of a PEM file, or those that browsers believe.
+/// The authorities of a PEM file, or those that browsers trust.
 fn read_roots(named: Option<&str>) -> Result<RootCertStore, StoreError> {
     if named == Some(SYSTEM) {
         return Ok(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
@@ -147,12 +147,13 @@ fn read_file(file: &Path) -> Result<RootCertStore, String> {
     if roots.is_empty() { Err("it holds no certificate".to_owned()) } else { Ok(roots) }
 }
 
-/// What is asked of a server's certificate. The server holds its key in any case.
+/// Verifies a server's certificate. That the server has its private key is checked in every mode.
 #[derive(Debug)]
 struct CertificateVerifier {
-    // `None` where whoever has signed it will do (`require`, `prefer`).
+    // `None` if any signer is accepted (`require`, `prefer`).
     authority: Option<Arc<WebPkiServerVerifier>>,
-    // Whether it is for the name of the host (`verify-full`), or for whatever name (`verify-ca`).
+    // Whether the certificate must be for the host's name (`verify-full`) or may be for any name
+    // (`verify-ca`).
     verifies_name: bool,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -168,7 +169,7 @@ impl ServerCertVerifier for CertificateVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let Some(authority) = &self.authority else { return Ok(ServerCertVerified::assertion()) };
         match authority.verify_server_cert(certificate, chain, name, ocsp, now) {
-            // The name is looked at last.
+            // The name is checked last.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !self.verifies_name => Ok(ServerCertVerified::assertion()),
@@ -210,10 +211,10 @@ impl MakeTlsConnect<Socket> for TlsConnector {
     }
 }
 
-/// A connector to one host.
+/// A connector for one host.
 pub(crate) struct NamedConnector {
     config: Arc<ClientConfig>,
-    // `None` of a Unix socket, over which no TLS is spoken.
+    // `None` for a Unix socket, which does not use TLS.
     name: Option<ServerName<'static>>,
 }
 

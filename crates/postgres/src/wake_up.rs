@@ -1,27 +1,26 @@
-//! What nodes wake each other with: the payload of a `NOTIFY`, which says what there is to look at and which node
-//! says so.
+//! Notifications between nodes: the payload of a `NOTIFY` with its reason and the sending node.
 
 /// The payload for a commit, by its number.
 pub(crate) fn of_commit(seq: i64, node: i64) -> String {
     format!("{seq} {node}")
 }
 
-/// The payload for ephemeral events that were handed over.
+/// The payload for new ephemeral events.
 pub(crate) fn of_ephemeral(node: i64) -> String {
     format!("ephemeral {node}")
 }
 
-/// What another node says.
+/// The notification of another node.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum WakeUp {
-    /// There is a commit with this number.
+    /// A commit with this number.
     Commit(u64),
-    /// There is something else.
+    /// Any other reason.
     Other,
 }
 
 impl WakeUp {
-    /// Reads a payload; `None` where the node itself sent it.
+    /// Parses a payload; `None` if this node sent it.
     pub(crate) fn read(payload: &str, node: i64) -> Option<Self> {
         let (what, by) = payload.split_once(' ').unwrap_or((payload, ""));
         (by.parse() != Ok(node)).then(|| what.parse().map_or(Self::Other, Self::Commit))
@@ -39,7 +38,7 @@ mod tests {
         assert_eq!(WakeUp::read(&of_ephemeral(other), node), Some(WakeUp::Other));
         assert_eq!(WakeUp::read(&of_commit(17, node), node), None);
         assert_eq!(WakeUp::read(&of_ephemeral(node), node), None);
-        // Of a node of an earlier version, and of somebody else.
+        // From a node of an earlier version, and from another program.
         assert_eq!(WakeUp::read("17", node), Some(WakeUp::Commit(17)));
         assert_eq!(WakeUp::read("", node), Some(WakeUp::Other));
     }

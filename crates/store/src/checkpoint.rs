@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// Share of a log's checkpoint length that the writer may move itself, as one part in this many.
 const RESTART_PART: usize = 32;
 /// Passes of the thread over a log that grows while it is moved.
-const PASSES: usize = 4;
+const PASSES: usize = 8;
 /// Minimum pause between two moves of a long log by the writer, which take a while.
 const OWN_PAUSE: Duration = Duration::from_secs(1);
 
@@ -58,6 +58,10 @@ pub(super) struct Checkpointer {
     moving: Arc<Mutex<()>>,
     // The log's length after the writer's last commit.
     log_pages: Arc<AtomicUsize>,
+    // The thread was asked for the first time to move this log, and is not done.
+    is_moving: Arc<AtomicBool>,
+    // The thread was asked to move this log.
+    is_asked: bool,
     // The thread has moved nearly all of the log.
     can_restart: Arc<AtomicBool>,
     gate: ReadGate,
@@ -88,6 +92,8 @@ impl Checkpointer {
             }))
             .map_err(StoreError::sqlite)?;
         let can_restart = Arc::new(AtomicBool::new(false));
+        let is_moving = Arc::new(AtomicBool::new(false));
+        let moves = Arc::clone(&is_moving);
         let (requests, asked) = sync_channel(1);
         let caught_up = Arc::clone(&can_restart);
         let moving = Arc::new(Mutex::new(()));
@@ -99,10 +105,16 @@ impl Checkpointer {
                 let mut broken_off: Option<Instant> = None;
                 while asked.recv().is_ok() {
                     let _moving = own_moving.lock().unwrap_or_else(PoisonError::into_inner);
-                    let near = (0..PASSES).any(|_| {
-                        checkpoint(&own, "PASSIVE", &doubt)
-                            .is_some_and(|left| left <= length.restart())
-                    });
+                    let mut near = false;
+                    for _ in 0..PASSES {
+                        let before = written.load(Ordering::Relaxed);
+                        near = checkpoint(&own, "PASSIVE", &doubt)
+                            .is_some_and(|left| left <= length.restart());
+                        // Only then has SQLite flushed the store. Otherwise the writer has to do it.
+                        if near && written.load(Ordering::Relaxed) == before {
+                            break;
+                        }
+                    }
                     // Pages newer than the oldest read cannot be moved.
                     let is_long = written.load(Ordering::Relaxed) >= length.break_off();
                     if !near && is_long && broken_off.is_none_or(|at| at.elapsed() >= OWN_PAUSE) {
@@ -110,6 +122,7 @@ impl Checkpointer {
                         broken_off = Some(Instant::now());
                     }
                     caught_up.store(near, Ordering::Release);
+                    moves.store(false, Ordering::Release);
                 }
             })
             .map_err(StoreError::Thread)?;
@@ -117,6 +130,8 @@ impl Checkpointer {
             requests,
             moving,
             log_pages,
+            is_moving,
+            is_asked: false,
             can_restart,
             length,
             mender,
@@ -133,6 +148,7 @@ impl Checkpointer {
         if log_pages < self.length.checkpoint {
             // The flag refers to a log that was restarted since.
             self.can_restart.store(false, Ordering::Relaxed);
+            self.is_asked = false;
             return;
         }
         if log_pages >= self.length.cap() && self.may_try() {
@@ -148,12 +164,30 @@ impl Checkpointer {
                     self.tried = Some(Instant::now());
                 }
             }
-        } else if self.can_restart.swap(false, Ordering::Acquire) {
-            // A writer without pauses would append to the log forever.
-            self.restart(writer);
-        } else {
+        } else if !self.restart_moved(writer) {
+            // Once for each log: one that a reader keeps from being moved holds nothing up.
+            if !std::mem::replace(&mut self.is_asked, true) {
+                self.is_moving.store(true, Ordering::Release);
+            }
             let _ = self.requests.try_send(());
         }
+    }
+
+    /// Whether the thread moves the pages of a log that has become long. Pages that are written meanwhile
+    /// have to be moved as well, the last of them by the writer.
+    pub(super) fn is_moving(&self) -> bool {
+        self.is_moving.load(Ordering::Acquire)
+    }
+
+    /// Called by the writer between its batches. Restarts a log that the thread has moved, and returns
+    /// whether the thread had moved it. A writer without pauses would append to the log forever.
+    pub(super) fn restart_moved(&self, writer: &Connection) -> bool {
+        let is_long = self.log_pages.load(Ordering::Relaxed) >= self.length.checkpoint;
+        let is_moved = self.can_restart.swap(false, Ordering::Acquire) && is_long;
+        if is_moved {
+            self.restart(writer);
+        }
+        is_moved
     }
 
     /// Called by the writer when the disk is full. Once the whole log has been moved, it is written
@@ -167,6 +201,12 @@ impl Checkpointer {
 
     fn may_try(&self) -> bool {
         self.tried.is_none_or(|at| at.elapsed() >= OWN_PAUSE)
+    }
+
+    /// The thread moves no pages while this lock is held.
+    #[cfg(test)]
+    pub(super) fn moving(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.moving)
     }
 
     /// The files that a failed flush has put in doubt.
@@ -191,6 +231,10 @@ impl Checkpointer {
     /// # Errors
     /// As [`Mender::mend`].
     pub(super) fn mend(&mut self, writer: &Connection) -> Result<(), StoreError> {
+        if !self.mender.doubt.is_there() {
+            // Pages may be moved for seconds, and no commit waits for that.
+            return Ok(());
+        }
         let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         self.mender.mend(writer)
     }
@@ -198,7 +242,11 @@ impl Checkpointer {
     /// Restarts the log with the next commit, if no reader prevents it. Returns whether it did.
     /// Readers are never waited for.
     fn restart(&self, writer: &Connection) -> bool {
-        without_waiting(writer, "RESTART", &self.mender.doubt) == Some(0)
+        let is_begun = without_waiting(writer, "RESTART", &self.mender.doubt) == Some(0);
+        if is_begun {
+            self.log_pages.store(0, Ordering::Relaxed);
+        }
+        is_begun
     }
 
     /// Ends the thread and leaves the log as short as possible: without readers, and with no file
@@ -325,6 +373,37 @@ mod tests {
             longest = longest.max(stand.commit(1));
             assert!(longest > before, "the writer began a log anew that nobody had moved");
         }
+    }
+
+    /// Moving pages can take seconds.
+    #[test]
+    fn where_nothing_is_in_doubt_the_writer_does_not_wait_for_pages_to_be_moved() {
+        let mut stand = Stand::new();
+        let moving = Arc::clone(&stand.checkpointer.moving);
+        let _moving = moving.lock().unwrap();
+        let (done, looked) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(stand.checkpointer.mend(&stand.writer).is_ok()));
+        assert_eq!(looked.recv_timeout(Duration::from_secs(20)), Ok(true));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_moved_is_being_moved_once() {
+        let mut stand = Stand::new();
+        let reader = open(&stand.directory);
+        reader.execute_batch("BEGIN; SELECT count(*) FROM page").unwrap();
+        let moving = Arc::clone(&stand.checkpointer.moving);
+        let held = moving.lock().unwrap();
+        assert!((LENGTH.checkpoint..LENGTH.cap()).contains(&stand.commit(60)));
+        assert!(stand.checkpointer.is_moving());
+        drop(held);
+        let began = Instant::now();
+        while stand.checkpointer.is_moving() {
+            assert!(began.elapsed() < Duration::from_secs(20));
+            std::thread::yield_now();
+        }
+        let _held = moving.lock().unwrap();
+        assert!(stand.commit(5) < LENGTH.cap());
+        assert!(!stand.checkpointer.is_moving());
     }
 
     /// Such a reader is not waited for, and delays others only while it reads.

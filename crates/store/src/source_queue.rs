@@ -95,7 +95,7 @@ impl<T> SourceQueue<T> {
     pub fn pop(&self) -> Option<T> {
         let mut state = self.lock();
         loop {
-            if let Some((_, item)) = state.pop_if(|_, _| true) {
+            if let Some((_, item)) = state.pop_first(|_, _| true) {
                 // One signal may stand for many items.
                 self.moved.notify_one();
                 return Some(item);
@@ -109,13 +109,18 @@ impl<T> SourceQueue<T> {
 
     /// Like [`SourceQueue::pop`], but waits at most `patience`.
     pub fn pop_within(&self, patience: Duration) -> NextJob<(usize, T)> {
+        self.pop_light_within(patience, usize::MAX)
+    }
+
+    /// Like [`SourceQueue::pop_within`], but passes over items that weigh more than `most`.
+    pub fn pop_light_within(&self, patience: Duration, most: usize) -> NextJob<(usize, T)> {
         let deadline = Instant::now() + patience;
         let mut state = self.lock();
         loop {
-            if let Some(item) = state.pop_if(|_, _| true) {
+            if let Some(item) = state.pop_first(|weight, _| weight <= most) {
                 return NextJob::Item(item);
             }
-            if state.is_closed {
+            if state.is_closed && state.order.is_empty() {
                 return NextJob::Closed;
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -127,9 +132,10 @@ impl<T> SourceQueue<T> {
         }
     }
 
-    /// Takes the next item if there is one and `is_wanted` accepts its weight and value.
-    pub fn pop_if(&self, is_wanted: impl FnOnce(usize, &T) -> bool) -> Option<(usize, T)> {
-        self.lock().pop_if(is_wanted)
+    /// Takes the first item, in turn, whose weight and value `is_wanted` accepts. Of each origin only the
+    /// first item is considered.
+    pub fn pop_first(&self, is_wanted: impl Fn(usize, &T) -> bool) -> Option<(usize, T)> {
+        self.lock().pop_first(is_wanted)
     }
 
     /// Closes the queue: pushing fails, waiting items can still be taken.
@@ -162,15 +168,16 @@ impl<T> SourceQueueState<T> {
         }
     }
 
-    fn pop_if(&mut self, is_wanted: impl FnOnce(usize, &T) -> bool) -> Option<(usize, T)> {
-        let (&place, origin) = self.order.first_key_value()?;
+    fn pop_first(&mut self, is_wanted: impl Fn(usize, &T) -> bool) -> Option<(usize, T)> {
+        let is_wanted = |origin: &Origin| {
+            let first = self.lines.get(origin).and_then(|line| line.waiting.front());
+            first.is_some_and(|(weight, item)| is_wanted(*weight, item))
+        };
+        let (&(earliest, _), _) = self.order.first_key_value()?;
+        let (&place, origin) = self.order.iter().find(|(_, origin)| is_wanted(origin))?;
         let line = self.lines.get_mut(origin)?;
-        let (weight, item) = line.waiting.front()?;
-        if !is_wanted(*weight, item) {
-            return None;
-        }
         let taken = line.waiting.pop_front()?;
-        self.now = line.stands_at;
+        self.now = earliest;
         line.stands_at = line.stands_at.saturating_add(taken.0.max(1) as u64);
         let next = (!line.waiting.is_empty()).then_some(line.stands_at);
         let origin = self.order.remove(&place)?;
@@ -226,7 +233,7 @@ mod tests {
             }
             let mut had = [0; 3];
             for round in 0..5_000 {
-                let (weight, from) = queue.pop_if(|_, _| true).unwrap();
+                let (weight, from) = queue.pop_first(|_, _| true).unwrap();
                 had[from as usize] += weight;
                 let (least, most) = (had.iter().min().unwrap(), had.iter().max().unwrap());
                 assert!(most - least <= 1_100, "seed {seed}, round {round}: {had:?}");
@@ -238,13 +245,31 @@ mod tests {
     fn what_is_not_wanted_stays_and_a_closed_queue_is_emptied() {
         let queue = SourceQueue::default();
         push(&queue, 1, &[7, 8]);
-        assert_eq!(queue.pop_if(|weight, _| weight < 7), None);
-        assert_eq!(queue.pop_if(|weight, _| weight == 7), Some((7, 1)));
+        assert_eq!(queue.pop_first(|weight, _| weight < 7), None);
+        assert_eq!(queue.pop_first(|weight, _| weight == 7), Some((7, 1)));
         queue.close();
         assert!(queue.push(&client(2), [(1, 2)]).is_err());
         assert_eq!(queue.pop_within(Duration::ZERO), NextJob::Item((8, 1)));
         assert_eq!(queue.pop_within(Duration::ZERO), NextJob::Closed);
         assert_eq!(queue.pop(), None);
+    }
+
+    #[test]
+    fn what_is_too_heavy_is_passed_over_and_stays_first() {
+        let queue = SourceQueue::default();
+        push(&queue, 1, &[5_000, 5_000]);
+        push(&queue, 2, &[10, 10]);
+        for _ in 0..2 {
+            let light = queue.pop_light_within(Duration::ZERO, 100);
+            assert_eq!(light, NextJob::Item((10, 2)));
+        }
+        queue.push(&client(3), [(10, 3)]).unwrap();
+        queue.close();
+        assert_eq!(queue.pop(), Some(1));
+        assert_eq!(queue.pop_light_within(Duration::ZERO, 100), NextJob::Item((10, 3)));
+        assert_eq!(queue.pop_light_within(Duration::ZERO, 100), NextJob::TimedOut);
+        assert_eq!(queue.pop(), Some(1));
+        assert_eq!(queue.pop_light_within(Duration::ZERO, 100), NextJob::Closed);
     }
 
     #[test]

@@ -1,20 +1,21 @@
-//! Rows as a table with bars, for a terminal: left what is only here, right what is only there.
+//! Rows as a table with bars for a terminal: on the left, events that only we have; on the right,
+//! events that only the peer has.
 
 use negsync::sync::{By, DiffRow};
 use std::fmt::Write;
 
-/// How long the longest bar is, in characters.
+/// Length of the longest bar, in characters.
 const BAR: usize = 24;
-/// The most rows that are printed; `--json` prints all.
+/// Maximum number of rows that are printed; `--json` prints all.
 const MOST_ROWS: usize = 60;
-/// An author's key is shown by its first so many digits.
+/// Number of hex digits of an author's key that are shown.
 const AUTHOR_DIGITS: usize = 16;
-/// Blue and yellow, which most who see colours differently tell apart.
+/// Blue and yellow are distinguishable for most people with colour blindness.
 const HERE: &str = "\x1b[34m";
 const THERE: &str = "\x1b[33m";
 const PLAIN: &str = "\x1b[0m";
 
-/// Days in order, the newest of them; kinds and authors with the most differences first.
+/// The newest days, in order; or the kinds and authors with the most differences first.
 pub(super) fn table(rows: &[DiffRow], by: By, color: bool) -> String {
     let mut shown: Vec<&DiffRow> = rows.iter().collect();
     if by != By::Day {
@@ -73,7 +74,7 @@ pub(super) fn table(rows: &[DiffRow], by: By, color: bool) -> String {
     out
 }
 
-/// How long a bar is, in halves of a character; what is not nothing is seen.
+/// The length of a bar in half characters; at least one, if `count` is not zero.
 fn halves(count: u64, most: u64) -> usize {
     if count == 0 {
         return 0;

@@ -64,11 +64,11 @@ fn by(text: &str) -> Result<By, String> {
     }
 }
 
-/// Exit code when it could not be found out: 1 is a wrong command line.
+/// Exit code when the comparison failed: 1 is an invalid command line.
 const UNKNOWN: u8 = 2;
-/// Exit code when something differs.
+/// Exit code when events differ.
 const DIFFERS: u8 = 3;
-/// The most bars of a drawing over time, and the most rows of one by name.
+/// Maximum number of bars of a drawing over time, and of rows of a drawing by name.
 const MOST_BARS: u64 = 120;
 const MOST_ROWS: usize = 40;
 
@@ -79,7 +79,7 @@ pub(super) fn run(arguments: &DiffArguments) -> anyhow::Result<ExitCode> {
     arguments.connecting.apply(&mut config);
     start_log(&config.log)?;
     let store = &config.store.path;
-    // Nothing is made by looking: a slip of the name would differ in everything.
+    // A missing store is an error: with a mistyped name all events would differ.
     let is_there = !config.store.url.is_empty() || store.exists();
     ensure!(is_there, "there is no store {}; `negsync import` makes one", store.display());
     let opened = local::open_to_read(config)?;
@@ -95,7 +95,7 @@ pub(super) fn run(arguments: &DiffArguments) -> anyhow::Result<ExitCode> {
     Ok(match (&found.error, found.equal) {
         (Some(_), _) => ExitCode::from(UNKNOWN),
         (None, true) => ExitCode::SUCCESS,
-        // Nothing was found to differ, over several connections.
+        // No difference was found, over several connections.
         (None, false) if found.verdict == Verdict::CaughtUp => ExitCode::SUCCESS,
         (None, false) => ExitCode::from(DIFFERS),
     })
@@ -108,14 +108,12 @@ async fn compare(
 ) -> anyhow::Result<Diff> {
     let stop = CancellationToken::new();
     let trace = arguments.trace.then(|| sync_trace::to_standard_error(&arguments.url));
-    let options = DiffOptions {
-        filter,
-        by: arguments.by,
-        exact: arguments.exact,
-        stop: stop.clone(),
-        trace,
-        ..DiffOptions::default()
-    };
+    let options = DiffOptions::default()
+        .filter(filter)
+        .by(arguments.by)
+        .exact(arguments.exact)
+        .stop(stop.clone())
+        .trace(trace);
     let mut shown = Display::new(arguments.trace).of_peer(&arguments.url);
     let comparing = diff(local, &arguments.url, &options, |progress| shown.show(&progress));
     Ok(stoppable(stop, comparing).await??)
@@ -173,7 +171,7 @@ fn sentence(found: &Diff) -> String {
     text
 }
 
-/// Days on an axis of time; kinds and authors by name, those with the most differences.
+/// Days on a time axis; kinds and authors by name, most differences first.
 fn svg(found: &Diff) -> String {
     let title = format!("Events that only one side has: here, and {}", found.url);
     let bar =

@@ -1,5 +1,5 @@
-//! A whole message as JSON: its elements, and where in the line each stands, so that whatever is
-//! wrong can be pointed at.
+//! A whole message as JSON: its elements and their positions in the line, so that errors can point
+//! at a position.
 
 use serde_json::Value;
 use serde_json::error::Category;
@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 pub(super) struct JsonLine<'line> {
     text: &'line str,
     elements: Vec<Element>,
-    // How many bytes of the line stand before `text`.
+    // The number of bytes of the line before `text`.
     before: usize,
 }
 
@@ -19,14 +19,14 @@ struct Element {
     value: Value,
 }
 
-/// What an element of a message has to be.
+/// The expected form of an element.
 #[derive(Clone, Copy)]
 pub(super) enum ElementShape {
     /// A string.
     String,
     /// A filter, or an array of them.
     Filter,
-    /// Anything, or nothing.
+    /// Any value, or none.
     Optional,
 }
 
@@ -41,7 +41,7 @@ impl ElementShape {
 }
 
 impl<'line> JsonLine<'line> {
-    /// Reads `text`, which stands behind `before` bytes of prompts.
+    /// Parses `text`, which comes after `before` bytes of prompts.
     pub(super) fn read(text: &'line str, before: usize) -> Result<Self, String> {
         let raw: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| {
             let reason = format!("the line is no JSON array of a message: {error}");
@@ -56,18 +56,18 @@ impl<'line> JsonLine<'line> {
         Ok(Self { text, elements: elements.collect::<Result<_, _>>()?, before })
     }
 
-    /// The elements that are strings, each in its place.
+    /// The elements that are strings, each at its index.
     pub(super) fn strings(&self) -> Vec<Option<&str>> {
         self.elements.iter().map(|element| element.value.as_str()).collect()
     }
 
-    /// The element at `place`.
+    /// The element at index `place`.
     pub(super) fn get(&self, place: usize) -> Option<&Value> {
         self.elements.get(place).map(|element| &element.value)
     }
 
-    /// What is wrong with a message that should have had this shape: its first element that does
-    /// not fit, or its end when one is missing.
+    /// The error for a message of this form: its first element with the wrong form, or its end if
+    /// one is missing.
     pub(super) fn misshapen(&self, shapes: &[ElementShape], reason: &str) -> String {
         let place = (0..)
             .zip(shapes)
@@ -79,12 +79,12 @@ impl<'line> JsonLine<'line> {
     }
 }
 
-/// Bytes of a line count its quotes and hex digits, those of a message what they stand for.
+/// Bytes of a line include quotes and hex digits; bytes of a message are the decoded ones.
 fn wrong_at(byte: usize, reason: &str) -> String {
     format!("byte {byte} of the line: {reason}")
 }
 
-/// Where an error of JSON is.
+/// The position of a JSON error.
 fn byte_of(error: &serde_json::Error, text: &str) -> usize {
     if error.classify() == Category::Eof {
         return text.len();

@@ -1,4 +1,4 @@
-//! NIP-77 messages in words: what a person reads of a line that went between client and relay.
+//! Explains NIP-77 messages: from a line between client and relay to text for people.
 
 mod line;
 mod ranges;
@@ -11,7 +11,7 @@ use ranges::{counted, show_bound, write_table};
 use serde_json::Value;
 use std::fmt::Write;
 
-/// Who sent a message: it decides what a list of ids means.
+/// The sender of a message, which decides the meaning of an id list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sender {
     Client,
@@ -19,20 +19,20 @@ pub(super) enum Sender {
     Unknown,
 }
 
-/// A message in words.
+/// An explained message.
 pub(super) struct Explained {
-    /// Lines, each with its end.
+    /// Lines, each with its line end.
     pub(super) text: String,
-    /// What is wrong with the message, and where.
+    /// The fault of the message, with its position.
     pub(super) wrong: Option<String>,
 }
 
-/// Messages that have nothing to do with NIP-77 and go over the same connection.
+/// Other verbs on the same connection, which are not part of NIP-77.
 const OTHER_VERBS: [&str; 9] =
     ["EVENT", "REQ", "CLOSE", "OK", "EOSE", "CLOSED", "NOTICE", "AUTH", "COUNT"];
 
-/// Explains a line: a whole NEG message, or the hex of one. It may begin with the prompts of
-/// wscat. With `all` nothing is shortened.
+/// Explains a line: a whole NEG message, or the hex of one. It may begin with the prompts of wscat.
+/// `all` disables shortening.
 pub(super) fn explain(line: &str, sender: Sender, all: bool) -> Explained {
     let (message, prompted) = without_prompt(line);
     let sender = prompted.unwrap_or(sender);
@@ -46,8 +46,8 @@ pub(super) fn explain(line: &str, sender: Sender, all: bool) -> Explained {
     Explained { text, wrong: explained.err() }
 }
 
-/// wscat prints `< ` before what comes. Its `> ` stands before what is typed, and in a pipe before
-/// anything: it says nothing.
+/// wscat prints `< ` before received messages. Its `> ` precedes typed text, and in a pipe
+/// everything, so it gives no information.
 fn without_prompt(line: &str) -> (&str, Option<Sender>) {
     let message = line.trim_start_matches(|char: char| char.is_whitespace() || "<>".contains(char));
     let prompt = line.strip_suffix(message).unwrap_or(line);
@@ -150,7 +150,7 @@ fn explain_hex(
     Ok(())
 }
 
-/// The bytes of `hex`, or which of them is wrong.
+/// The bytes of `hex`, or the error with the position of the wrong digit.
 fn decode_hex(hex: &str) -> Result<Vec<u8>, String> {
     hex::decode(hex).map_err(|error| match error {
         HexError::Digit { at } => {
@@ -161,7 +161,7 @@ fn decode_hex(hex: &str) -> Result<Vec<u8>, String> {
     })
 }
 
-/// NIP-77, Error message. The reason begins with a word for programs.
+/// NIP-77, Error message. The reason begins with a machine-readable word.
 fn explain_error(id: &str, reason: &str, cap: Option<&Value>, out: &mut String) {
     let _ = writeln!(out, "NEG-ERR {id:?}: {reason:?}");
     let (word, _) = reason.split_once(':').unwrap_or((reason, ""));

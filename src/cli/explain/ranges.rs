@@ -1,4 +1,4 @@
-//! A negentropy message as a table: one line a range, with the ids that it lists.
+//! A negentropy message as a table: one line for each range, with its ids.
 
 use negsync::hex;
 use negsync::reconcile::message::{DecodeFault, Decoder, Payload, Range};
@@ -6,15 +6,15 @@ use negsync::reconcile::{Bound, MessageError};
 use negsync::utc::utc;
 use std::fmt::Write;
 
-/// How many ids of a list are shown unless all are.
+/// Number of ids of a list that are shown, unless all are requested.
 const SHOWN_IDS: usize = 4;
-/// How many bytes of a bound's id prefix are shown unless all are.
+/// Number of bytes of a bound's id prefix that are shown, unless all are requested.
 const SHOWN_PREFIX_BYTES: usize = 4;
-/// How many bytes are shown before and after the one that is wrong.
+/// Number of bytes that are shown before and after the faulty one.
 const BYTES_BEFORE: usize = 16;
 const BYTES_AFTER: usize = 8;
 
-/// What a message holds, counted.
+/// The counts of a message's parts.
 #[derive(Default)]
 pub(super) struct MessageTotals {
     pub(super) bytes: usize,
@@ -22,9 +22,9 @@ pub(super) struct MessageTotals {
     pub(super) fingerprints: usize,
     pub(super) lists: usize,
     pub(super) ids: usize,
-    /// How many ranges at the end are fingerprints without anything between them.
+    /// The number of adjacent fingerprint ranges at the end.
     pub(super) last_fingerprints: usize,
-    /// Where the last range begins, and where it ends.
+    /// The bounds of the last range.
     pub(super) last: Option<(Bound, Bound)>,
 }
 
@@ -51,7 +51,7 @@ impl MessageTotals {
     }
 }
 
-/// Writes a line for each range of `message`, up to what is wrong.
+/// Writes a line for each range of `message`, up to the first fault.
 pub(super) fn write_table(
     message: &[u8],
     all: bool,
@@ -78,7 +78,7 @@ fn write_ranges(
         if totals.ranges() == 0 {
             line(out, &format!("{:>8} {:>7}  {:<29} says", "byte", "bytes", "range up to"));
         }
-        // An initiator refuses it, a responder takes it as empty.
+        // An initiator refuses such a range; for a responder it is empty.
         if range.upper.item < lower.item {
             return Err(MessageError { offset, fault: DecodeFault::BackwardBound });
         }
@@ -111,7 +111,7 @@ fn write_ids(ids: &[[u8; 32]], all: bool, out: &mut String) {
     }
 }
 
-/// The bytes around the one that is wrong.
+/// The bytes around the faulty one.
 fn write_wrong(message: &[u8], wrong: &MessageError, out: &mut String) {
     let (before, after) = message.split_at_checked(wrong.offset).unwrap_or((message, &[]));
     let (cut, before) = match before.split_last_chunk::<BYTES_BEFORE>() {
@@ -132,7 +132,7 @@ fn write_wrong(message: &[u8], wrong: &MessageError, out: &mut String) {
     );
 }
 
-/// A bound as people read it: a date, and so much of an id as it has.
+/// A bound for people: a date, and the beginning of its id.
 pub(super) fn show_bound(bound: &Bound, all: bool) -> String {
     let mut text = match bound.item.created_at {
         u64::MAX => "infinity".to_owned(),

@@ -1,16 +1,17 @@
-//! One sentence about what the sender of a message wants next (negentropy v1, "Protocol").
+//! One sentence about the next step that the sender of a message requests (negentropy v1,
+//! "Protocol").
 
 use super::Sender;
 use super::ranges::{MessageTotals, counted, show_bound};
 use negsync::reconcile::Bound;
 
-/// Into how many fingerprints responders split a range that differs. One more at the end of a
-/// long message closes a frame that was full.
+/// Number of fingerprints into which responders split a differing range. One more at the end of a
+/// long message closes a full frame.
 const SPLIT_RANGES: usize = 16;
-/// No frame limit that is in use cuts a message below this many bytes.
+/// Length below which no frame limit in use cuts a message, in bytes.
 const CUT_LEAST_BYTES: usize = 2_800;
 
-/// What the sender of a message wants.
+/// The next step that the sender of a message requests.
 pub(super) fn sentence(totals: &MessageTotals, sender: Sender) -> String {
     let cut_from = cut_from(totals, sender);
     let fingerprints = totals.fingerprints - usize::from(cut_from.is_some());
@@ -66,8 +67,8 @@ fn about_lists(totals: &MessageTotals, sender: Sender) -> String {
     }
 }
 
-/// Where a full frame was cut: all from there on stands under one fingerprint. A client may open
-/// with as many fingerprints as it likes, so that nothing is said of its messages.
+/// The position at which a full frame was cut: one fingerprint covers everything after it. A client
+/// may open with any number of fingerprints, so its messages give no indication.
 fn cut_from(totals: &MessageTotals, sender: Sender) -> Option<Bound> {
     let (lower, upper) = totals.last?;
     let closing = totals.last_fingerprints % SPLIT_RANGES == 1;

@@ -1,5 +1,6 @@
-//! Who asks (NIP-98): the `Authorization` header holds an event that an operator has signed for this
-//! URL, this method and this body, within the last minute, and that was not used before.
+//! Authorization of requests (NIP-98): the `Authorization` header contains an event that an
+//! operator has signed for this URL, method and body within the last minute, and that was not used
+//! before.
 
 use super::super::RelayState;
 use crate::hex;
@@ -16,19 +17,19 @@ use std::sync::{Mutex, PoisonError};
 
 /// NIP-98: the kind of the event.
 const HTTP_AUTH: u16 = 27_235;
-/// How far its time may be from now, in seconds.
+/// Maximum difference between its time and now, in seconds.
 const MOST_AGE_S: u64 = 60;
-/// The longest header that is read.
+/// Maximum length of the header.
 const HEADER_BYTES: usize = 16 << 10;
-/// The most events that are remembered. Only those of operators are.
+/// Maximum number of remembered events; only those of operators are remembered.
 const MOST_REMEMBERED: usize = 10_000;
 
-/// The events that have been used, each with the second from which it is too old.
+/// The used events, each with the second from which it is too old.
 #[derive(Default)]
 pub(super) struct Requests(Mutex<HashMap<[u8; 32], u64>>);
 
 impl Requests {
-    /// Notes that an event is used. Returns whether it is the first time.
+    /// Records the use of an event. Fails if it was used before.
     fn is_first(&self, event: &Event, now: u64) -> Result<(), &'static str> {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         used.retain(|_, until| *until >= now);
@@ -43,24 +44,24 @@ impl Requests {
     }
 }
 
-/// Who asks.
+/// The signer of a request.
 pub(super) struct Caller {
-    /// What may be called; `None` for all, of an operator.
+    /// The methods that may be called; `None` for all, if the signer is an operator.
     methods: Option<Vec<String>>,
 }
 
 impl Caller {
-    /// Whether the method may be called. Everybody may ask which methods there are.
+    /// Whether the method may be called. Everyone may ask for the supported methods.
     pub(super) fn may_call(&self, method: &str) -> bool {
         let is_granted = |methods: &Vec<String>| methods.iter().any(|it| it == method);
         method == "supportedmethods" || self.methods.as_ref().is_none_or(is_granted)
     }
 }
 
-/// Who has signed the request: an operator, or whoever an operator lets call some methods.
+/// The signer of the request: an operator, or a key to which an operator has assigned some methods.
 ///
 /// # Errors
-/// What is wrong with its event.
+/// The fault of the event.
 pub(super) fn authorize(
     head: &Parts,
     body: &[u8],
@@ -116,8 +117,8 @@ fn read(head: &Parts) -> Result<Event, &'static str> {
     event.ok_or("the Authorization header holds no event")
 }
 
-/// Whether a `u` tag names the relay and the request's path and query. Clients write the relay's URL
-/// with `ws` or with `http`.
+/// Whether a `u` tag names the relay and the request's path and query. Clients write the relay's
+/// URL with either `ws` or `http`.
 fn is_url(url: &str, us: &RelayName, request: &Uri) -> bool {
     let Ok(uri) = url.trim().parse::<Uri>() else { return false };
     let websocket = match uri.scheme_str() {

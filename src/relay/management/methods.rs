@@ -1,4 +1,4 @@
-//! The methods (NIP-86). Each changes or lists the entries of the ban list.
+//! The methods (NIP-86), which change or list the entries of the ban list.
 
 use super::super::RelayState;
 use super::authorization::Caller;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::error::Error;
 
-/// What is supported.
+/// The supported methods.
 const METHODS: [&str; 26] = [
     "banpubkey",
     "unbanpubkey",
@@ -41,13 +41,13 @@ const METHODS: [&str; 26] = [
     "supportedmethods",
 ];
 
-/// The longest text, in characters.
+/// Maximum length of a text, in characters.
 const MOST_CHARS: usize = 4_096;
 
-/// Follows a method. Blocks.
+/// Performs a method. Blocks.
 ///
 /// # Errors
-/// What is wrong with the parameters, or what failed.
+/// The fault of the parameters, or the reason for a failure.
 pub(super) fn call(
     relay: &RelayState,
     caller: &Caller,
@@ -104,7 +104,7 @@ pub(super) fn call(
     Ok(Value::Bool(true))
 }
 
-/// Bans the event and removes it where it is stored.
+/// Bans the event, and removes it if it is stored.
 fn ban_event(relay: &RelayState, id: [u8; 32], reason: String) -> Result<(), String> {
     add(relay.admission.moderation(), ListEntry::Event(id, reason))?;
     let selection = Selection { ids: vec![id], filter: None };
@@ -118,20 +118,20 @@ fn unban_event(relay: &RelayState, id: [u8; 32]) -> Result<(), String> {
     let_in(relay, id)
 }
 
-/// Takes the event whatever is refused of its author, kind or words.
+/// Accepts the event even if its author, kind or words are banned.
 fn allow_event(relay: &RelayState, id: [u8; 32], reason: String) -> Result<(), String> {
     add(relay.admission.moderation(), ListEntry::AllowEvent(id, reason))?;
     let_in(relay, id)
 }
 
-/// Takes back what has removed the event.
+/// Lifts the ban of a removed event.
 fn let_in(relay: &RelayState, id: [u8; 32]) -> Result<(), String> {
     let undelete = Undelete::Selection(Selection { ids: vec![id], filter: None });
     relay.index.store().undelete(&undelete).map_err(failed)?;
     Ok(())
 }
 
-/// Lets a key call a method, or no longer. What cannot be is said in the result, as the NIP has it.
+/// Assigns a method to a key, or takes it away. As the NIP requires, errors are in the result.
 fn assign(list: &Moderation, verb: &str, params: &[Value]) -> Result<Value, String> {
     let key = key(params)?;
     let method = params.get(1).and_then(Value::as_str).unwrap_or_default();
@@ -147,7 +147,7 @@ fn assign(list: &Moderation, verb: &str, params: &[Value]) -> Result<Value, Stri
     Ok(json!([true, format!("the key may no longer call {method}")]))
 }
 
-/// The keys that may call something, beside the operators.
+/// The keys with assigned methods, without the operators.
 fn assignees(list: &Moderation) -> Value {
     let mut methods_of: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for entry in list.current().entries() {
@@ -159,7 +159,8 @@ fn assignees(list: &Moderation) -> Value {
     methods_of.into_iter().map(object).collect()
 }
 
-/// A kind that is refused is no longer; any other is added to those that alone are taken.
+/// Allows a kind: removes its refusal if there is one, otherwise adds it to the list of allowed
+/// kinds.
 fn allow_kind(list: &Moderation, kind: u16) -> Result<(), String> {
     let is_refused = list.current().entries().contains(&ListEntry::RefuseKind(kind));
     if is_refused {
@@ -176,7 +177,7 @@ fn remove(list: &Moderation, is_meant: impl Fn(&ListEntry) -> bool) -> Result<()
     list.remove(is_meant).map(|_| ()).map_err(failed)
 }
 
-/// Changes what the relay says of itself; an empty text takes the change back.
+/// Changes the relay's own description; an empty text removes the change.
 fn change(list: &Moderation, entry: ListEntry) -> Result<(), String> {
     match &entry {
         ListEntry::RelayName(text)
@@ -204,7 +205,7 @@ fn banned_key(entry: &ListEntry) -> Option<Value> {
     Some(json!({ "pubkey": hex::encode(key), "reason": reason }))
 }
 
-/// Those of the list, and those of the configuration.
+/// The keys of the list, and those of the configuration.
 fn allowed_keys(relay: &RelayState) -> Value {
     let of_entry = |entry: &ListEntry| match entry {
         ListEntry::AllowKey(key, reason) => {

@@ -1,5 +1,6 @@
 //! Management over HTTP (NIP-86): a POST to the relay's own path, signed by a key of
-//! `moderation.operators` (NIP-98). What it changes is what `negsync ban` and `negsync delete` change.
+//! `moderation.operators` (NIP-98). It changes the same state as `negsync ban` and `negsync
+//! delete`.
 
 mod authorization;
 mod methods;
@@ -18,10 +19,10 @@ use std::sync::Arc;
 
 /// The media type of a request (NIP-86).
 const RPC: &str = "application/nostr+json+rpc";
-/// A longer request is refused.
+/// Maximum length of a request.
 const REQUEST_BYTES: usize = 64 << 10;
 
-/// What management remembers between requests.
+/// State of management between requests.
 #[derive(Default)]
 pub(super) struct ManagementState {
     requests: Requests,
@@ -36,7 +37,7 @@ struct Call {
     params: Vec<Value>,
 }
 
-/// Whether a request is one of management.
+/// Whether a request is a management call.
 pub(super) fn is_asked_for<B>(request: &Request<B>) -> bool {
     let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     request.method() == Method::POST
@@ -45,7 +46,7 @@ pub(super) fn is_asked_for<B>(request: &Request<B>) -> bool {
         })
 }
 
-/// Follows a request.
+/// Performs a request.
 pub(super) async fn respond(request: Request<Incoming>, relay: &Arc<RelayState>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let body: Bytes = match Limited::new(body, REQUEST_BYTES).collect().await {

@@ -1,5 +1,5 @@
-//! The page's updates: server-sent events (the HTML standard, section 9.2), each with the parts
-//! that have changed.
+//! The page's updates: server-sent events (the HTML standard, section 9.2), each with the changed
+//! parts.
 
 use super::render::{self, Part};
 use super::streams::StreamPermit;
@@ -13,16 +13,16 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// How often it is looked whether something has changed.
+/// Interval of checks for changes.
 const TICK: Duration = Duration::from_secs(1);
-/// After so long without a change the time alone is sent: it shows that both are there.
+/// Time without a change after which only the time is sent, to show that the connection works.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
-/// The most updates that wait for a socket.
+/// Maximum number of queued updates.
 const QUEUE: usize = 2;
-/// How long a page may take none.
+/// Timeout for sending an update.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Keeps a page current for as long as it is there, at most until the relay stops.
+/// Keeps a page up to date while it is open, until the relay stops at the latest.
 pub(super) fn subscribe(relay: Arc<RelayState>, visitor: Visitor, permit: StreamPermit) -> Body {
     let (updates, body) = mpsc::channel(QUEUE);
     let stopping = relay.service.running.stopping.clone();
@@ -37,7 +37,7 @@ pub(super) fn subscribe(relay: Arc<RelayState>, visitor: Visitor, permit: Stream
     Body::Updates(body)
 }
 
-/// Returns when the page takes no more, or there is nothing to send it.
+/// Returns when the page accepts no more updates, or none can come.
 async fn keep_current(relay: &Arc<RelayState>, visitor: &Visitor, updates: &mpsc::Sender<Bytes>) {
     let mut sent: Arc<Vec<Part>> = Arc::default();
     let mut sent_at = Instant::now();
@@ -65,6 +65,6 @@ async fn keep_current(relay: &Arc<RelayState>, visitor: &Visitor, updates: &mpsc
 fn message(parts: Vec<Part>) -> Bytes {
     let parts: Map<String, Value> =
         parts.into_iter().map(|(id, html)| (id.to_owned(), Value::from(html))).collect();
-    // JSON has no line ends of its own.
+    // JSON text contains no line ends.
     Bytes::from(format!("event: parts\ndata: {}\n\n", Value::Object(parts)))
 }

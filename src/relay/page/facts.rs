@@ -1,5 +1,5 @@
-//! What the page shows, gathered at one moment and cheap: counts and days come from the index,
-//! kinds from a scan that is made now and then.
+//! The data of the page, gathered cheaply at one time: counts and days from the index, kinds from a
+//! scan at intervals.
 
 use super::render::Audience;
 use crate::index::{Slice, SnapshotError};
@@ -16,19 +16,19 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The most bars.
+/// Maximum number of bars.
 const MOST_BARS: u64 = 90;
-/// The fewest days, however young the store is.
+/// Minimum number of days, even for a new store.
 const LEAST_DAYS: u64 = 14;
-/// How old the numbers of each kind may be.
+/// Maximum age of the counts by kind.
 const KINDS_AGE: Duration = Duration::from_secs(2);
-/// Counting them takes at most one part in so many of the time.
+/// Counting kinds takes at most one part in this many of the time.
 const KINDS_SHARE: u32 = 20;
 
-/// The time that the page shows.
+/// The time range of the page.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Span {
-    /// The last 90 days, and all on which a peer differs.
+    /// The last 90 days, and all days on which a peer differs.
     Days90,
     /// The last year, and all days on which a peer differs.
     Year,
@@ -40,7 +40,7 @@ pub(super) enum Span {
 impl Span {
     pub(super) const ALL: [Self; 3] = [Self::Days90, Self::Year, Self::All];
 
-    /// The span that a URL's query names: `days=90`, `days=365` or `days=all`.
+    /// The range named in a URL's query: `days=90`, `days=365` or `days=all`.
     pub(super) fn of_query(query: Option<&str>) -> Self {
         let named = |span: &Self| query == Some(format!("days={}", span.name()).as_str());
         Self::ALL.into_iter().find(named).unwrap_or_default()
@@ -55,7 +55,7 @@ impl Span {
         }
     }
 
-    /// It in words.
+    /// A description for people.
     pub(super) fn words(self) -> &'static str {
         match self {
             Self::Days90 => "90 days",
@@ -65,24 +65,24 @@ impl Span {
     }
 }
 
-/// What the page shows; where it is for anyone, it is made of public events alone, see [`public_part`]
-/// for the peers.
+/// The data of the page. If anyone may see it, it derives from public events only; see
+/// [`public_part`] for the peers.
 pub(super) struct Facts {
     /// The second at which it was gathered.
     pub(super) now: u64,
     pub(super) events: usize,
-    /// How many events of each kind are stored; those with the most first.
+    /// The number of stored events of each kind, highest first.
     pub(super) kinds: Arc<Vec<(u16, u64)>>,
     pub(super) connections: u64,
     pub(super) neg_sessions: u64,
     pub(super) peers: Vec<PeerStatus>,
     pub(super) span: Span,
     pub(super) days: Days,
-    /// Events held on these days.
+    /// The number of our events on these days.
     pub(super) held: Vec<Bar>,
 }
 
-/// How many events of each kind are stored, as counted last.
+/// The last counts of stored events by kind.
 #[derive(Default)]
 pub(super) struct Kinds(Mutex<KindCounts>);
 
@@ -109,7 +109,7 @@ impl Kinds {
 }
 
 impl Facts {
-    /// Gathers them; may wait for the index and the store.
+    /// Gathers the data; may wait for the index and the store.
     pub(super) fn gather(
         relay: &RelayState,
         kinds: &Kinds,
@@ -157,8 +157,9 @@ fn set_of(snapshot: Result<Slice, SnapshotError>) -> Result<Slice, StoreError> {
     })
 }
 
-/// What anyone may know of a peer: whether it is reached and equal, and on which days it lacks public
-/// events. How much was moved, and what the peer has, would show private events as they come.
+/// The public part of a peer's state: whether it is reached and equal, and the days on which it
+/// lacks public events. The number of moved events and the peer's own events would reveal private
+/// events.
 fn public_part(peer: PeerStatus, all: &Slice, public_set: &Slice) -> PeerStatus {
     let public = |last| LastSync { tally: Tally::default(), differs: BTreeMap::new(), ..last };
     let last_sync = peer.last_sync.map(public);
@@ -174,8 +175,8 @@ fn public_part(peer: PeerStatus, all: &Slice, public_set: &Slice) -> PeerStatus 
     }
 }
 
-/// The days of a look on which nothing private is stored here, and so nothing private differs; `None`
-/// where a look found something and nothing of that may be shown.
+/// The days of a comparison on which we store nothing private, so that no private events differ;
+/// `None` if there were differences and none of them may be shown.
 fn public_look(look: &DriftLook, all: &Slice, public: &Slice) -> Option<DriftLook> {
     let before = |set: &Slice, second: u64| set.lower_bound(&Item::new(second, [0; 32]));
     let count = |set: &Slice, from: u64, to: u64| before(set, to).saturating_sub(before(set, from));
@@ -200,8 +201,8 @@ fn gauge(gauge: &IntGauge) -> u64 {
     u64::try_from(gauge.get()).unwrap_or(0)
 }
 
-/// The days of the span, and all on which a peer differs. A span ends with the newest event that is not
-/// ahead of its time; everything is from the oldest to the newest.
+/// The days of the range, and all days on which a peer differs. A range ends with the newest event
+/// that is not in the future; the full range is from the oldest to the newest event.
 fn days(set: &Slice, peers: &[PeerStatus], now: u64, span: Span) -> Days {
     let second = |rank: Option<usize>| rank.and_then(|rank| set.item(rank)).map(|it| it.created_at);
     let oldest = second(Some(0)).unwrap_or(now);
@@ -221,7 +222,7 @@ fn days(set: &Slice, peers: &[PeerStatus], now: u64, span: Span) -> Days {
     Days::new(begin.min(back(LEAST_DAYS)).min(first), last, MOST_BARS)
 }
 
-/// How many events the set holds on each of the days.
+/// The number of events in the set on each of the days.
 fn held(set: &Slice, days: Days) -> Vec<Bar> {
     let ranks: Vec<usize> =
         days.edges().map(|edge| set.lower_bound(&Item::new(edge, [0; 32]))).collect();

@@ -1,5 +1,5 @@
-//! The page that a browser is shown: whole and readable as it comes, and kept current by
-//! server-sent events where there is JavaScript. Nothing in it comes from elsewhere.
+//! The page for browsers: complete HTML, updated by server-sent events if JavaScript is on. It
+//! loads nothing from other servers.
 
 mod events;
 mod facts;
@@ -33,19 +33,19 @@ use tokio::sync::Mutex;
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// What is shown is at most so old, however many look.
+/// Maximum age of the data, for any number of viewers.
 const AGE: Duration = Duration::from_millis(500);
 
-/// What all views of the page share.
+/// State shared by all views of the page.
 #[derive(Default)]
 pub(super) struct PageState {
     kinds: Arc<Kinds>,
-    // For anyone and for the operator, of each span.
+    // For anyone and for the operator, for each time range.
     views: [[Mutex<Option<PageView>>; Span::ALL.len()]; 2],
     streams: Streams,
 }
 
-/// The page as it was at one moment.
+/// The page at one time.
 #[derive(Clone)]
 struct PageView {
     made: Instant,
@@ -53,12 +53,12 @@ struct PageView {
     parts: Arc<Vec<Part>>,
 }
 
-/// Whether a request is a browser's for the page.
+/// Whether a request is a browser's request for the page.
 pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
     accepts(request.headers(), "text/html")
 }
 
-/// Answers with the whole page.
+/// Responds with the whole page.
 pub(super) async fn respond<B>(
     request: &Request<B>,
     relay: &Arc<RelayState>,
@@ -79,7 +79,7 @@ pub(super) async fn respond<B>(
     response
 }
 
-/// What a browser is told where there is no page.
+/// The text for browsers if the page is turned off.
 pub(super) fn turned_off(config: &Config) -> String {
     let name = escape(&config.relay.name);
     format!(
@@ -89,7 +89,7 @@ pub(super) fn turned_off(config: &Config) -> String {
     )
 }
 
-/// Answers with what changes from now on.
+/// Responds with the changes from now on.
 pub(super) fn respond_updates<B>(
     request: &Request<B>,
     relay: &Arc<RelayState>,
@@ -106,21 +106,21 @@ pub(super) fn respond_updates<B>(
     let updates = subscribe(Arc::clone(relay), Visitor::of(request, from), permit);
     let mut response = private(StatusCode::OK, "text/event-stream", updates);
     response.extensions_mut().insert(Streaming);
-    // Nothing comes behind it.
+    // Nothing follows on this connection.
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    // A proxy that gathers an answer before it passes it on (nginx) would never pass this one on.
+    // A proxy that buffers responses (nginx) would never pass this one on.
     let name = HeaderName::from_static("x-accel-buffering");
     response.headers_mut().insert(name, HeaderValue::from_static("no"));
     response
 }
 
-/// From where someone looks, and by which name of the relay.
+/// The origin of a request, and the relay's name in it.
 #[derive(Debug, Clone)]
 struct Visitor {
-    // `None` where only a proxy knows that.
+    // `None` if only a proxy knows it.
     from: Option<IpAddr>,
     host: Option<HeaderValue>,
-    // What is to be shown.
+    // The time range to show.
     span: Span,
 }
 
@@ -131,7 +131,7 @@ impl Visitor {
         Self { from: (!is_forwarded(request)).then_some(from), host, span }
     }
 
-    /// Whom the page is for, by the configuration that is in force.
+    /// The audience of the page, by the current configuration.
     fn viewer(&self, relay: &RelayState) -> Audience {
         let config = relay.config();
         let is_operator = self
@@ -145,7 +145,7 @@ impl Visitor {
     }
 }
 
-/// The page as it is now, or was a moment ago.
+/// The page, at most `AGE` old.
 async fn view(
     relay: &Arc<RelayState>,
     viewer: Audience,
@@ -158,7 +158,7 @@ async fn view(
         Span::Year => year,
         Span::All => all,
     };
-    // One at a time makes it anew; the others wait and take that.
+    // One request renders the page; the others wait and use the result.
     let mut kept = kept.lock().await;
     if let Some(view) = kept.as_ref().filter(|view| view.made.elapsed() < AGE) {
         return Ok(view.clone());
@@ -173,7 +173,7 @@ async fn view(
     Ok(view)
 }
 
-/// The URL that clients connect to: the configured one, or what the browser asked for.
+/// The URL for clients: the configured one, or the one that the browser requested.
 fn address<B>(request: &Request<B>, config: &Config) -> String {
     if !config.auth.relay_url.is_empty() {
         return config.auth.relay_url.clone();
@@ -191,7 +191,7 @@ fn failed(error: &StoreError) -> Response<Body> {
     private(StatusCode::SERVICE_UNAVAILABLE, "text/plain", Body::from(text.to_owned()))
 }
 
-/// An answer that pages of other origins may neither read nor frame.
+/// A response that pages of other origins can neither read nor frame.
 fn private(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -208,7 +208,7 @@ fn private(status: StatusCode, content_type: &'static str, body: Body) -> Respon
     response
 }
 
-/// The page's own style and script, its own updates, and nothing else.
+/// Allows only the page's own style, script and updates.
 fn content_security_policy() -> String {
     let hash = |text: &str| base64(&Sha256::digest(text.as_bytes()));
     format!(

@@ -1,30 +1,30 @@
-//! How many pages are kept current: in all, and of each address.
+//! Bounds the number of pages with updates: in total, and for each address.
 
 use crate::server::limits::counted_as;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The most pages that are kept current at a time.
+/// Maximum number of streams in total.
 pub(super) const MOST_STREAMS: usize = 64;
-/// The most of one address: windows of one household.
+/// Maximum number of streams of one address, such as a household.
 pub(super) const MOST_OF_ADDRESS: usize = 8;
 
-/// The streams of updates that are open, by address.
+/// The open streams, by address.
 #[derive(Default)]
 pub(super) struct Streams(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
-/// A place for one stream, until it is dropped.
+/// The slot of one stream; returned when this is dropped.
 pub(super) struct StreamPermit {
     open: Arc<Mutex<HashMap<IpAddr, usize>>>,
     address: IpAddr,
 }
 
 impl Streams {
-    /// A place for a stream to the address.
+    /// Takes a slot for a stream to the address.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The limit that is reached.
     pub(super) fn enter(&self, address: IpAddr) -> Result<StreamPermit, String> {
         let address = counted_as(address);
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! The subscriptions of one connection (NIP-01): which are open, what waits for an EOSE, and the live
-//! events that wait to be sent.
+//! The subscriptions of one connection (NIP-01): open ones, events that wait for EOSE, and live
+//! events to be sent.
 
 mod registry;
 mod state;
@@ -27,7 +27,7 @@ pub(super) struct Subscriptions {
     auth: Arc<ClientAuth>,
     registry: Arc<Registry>,
     state: Mutex<SubscriptionsState>,
-    // Signalled when a live event has come while none was waiting.
+    // Signalled when a live event arrives while none was waiting.
     arrived: Notify,
 }
 
@@ -48,9 +48,10 @@ impl Subscriptions {
         })
     }
 
-    /// Begins a subscription in place of one with the same id. Where it cannot, it returns the reason,
-    /// and there is none of that id. Live events are those of commits from `first_commit` on, the next
-    /// one to be published; stored events are to be read after this.
+    /// Opens a subscription, and replaces one with the same id. On failure it returns the reason,
+    /// and no subscription with that id is open. Live events are those of commits from
+    /// `first_commit` on, which is the next one to be published. The caller must read stored events
+    /// after this call.
     pub(super) fn begin(
         &self,
         id: &str,
@@ -94,7 +95,7 @@ impl Subscriptions {
             first_commit,
         });
         let filters: Vec<Arc<Filter>> = filters.into_iter().map(Arc::new).collect();
-        // One lock for each filter, so that the dispatcher waits for one insertion at most.
+        // One lock for each filter, so that the dispatcher waits for at most one insertion.
         let insert =
             |it: &Arc<Filter>| self.registry.filters().insert(it.clone(), subscription.clone());
         let slots = filters.iter().map(insert).collect();
@@ -106,19 +107,19 @@ impl Subscriptions {
         Ok(generation)
     }
 
-    /// Whether the subscription is open, and was not replaced by a later one of its id.
+    /// Whether the subscription is open and was not replaced by a later one with its id.
     pub(super) fn is_open(&self, id: &str, generation: u64) -> bool {
         let state = self.lock();
         state.by_id.get(id).is_some_and(|open| open.subscription.generation == generation)
     }
 
-    /// Ends a subscription, if there is one of the id.
+    /// Ends the subscription with this id, if there is one.
     pub(super) fn end(&self, id: &str) {
         self.remove(&mut self.lock(), id);
     }
 
-    /// Queues a live event of a commit to be sent, or to wait for an EOSE. Returns whether the
-    /// connection is woken for it.
+    /// Queues a live event of a commit, to be sent or to wait for an EOSE. Returns whether the
+    /// connection was woken.
     pub(super) fn deliver(&self, commit: u64, event: &Arc<Event>, matched: Matched) -> bool {
         if !self.auth.sees(event) {
             return false;
@@ -129,7 +130,7 @@ impl Subscriptions {
             return false;
         }
         match matched {
-            // Only while all before it are matched, so that the order stays.
+            // Only while no earlier event is unmatched, to keep the order.
             Matched::By(subscriptions) if state.unmatched == 0 => {
                 for to in subscriptions {
                     if state.takes(commit, event, &to) {
@@ -150,7 +151,7 @@ impl Subscriptions {
         is_woken
     }
 
-    /// The next live event to send. Nothing is lost when this is dropped before it is done.
+    /// The next live event to send. Cancel-safe.
     pub(super) async fn next_live(&self) -> Result<LiveEvent, TooSlow> {
         loop {
             let next = self.lock().next_live();
@@ -161,17 +162,17 @@ impl Subscriptions {
         }
     }
 
-    /// Whether live events wait to be sent.
+    /// Whether live events are waiting to be sent.
     pub(super) fn has_live(&self) -> bool {
         !self.lock().live.is_empty()
     }
 
-    /// The message that carries a live event to its subscription, if that is still open.
+    /// The message with a live event for its subscription, if that is still open.
     pub(super) fn text(&self, event: &Event, to: &Subscription) -> Option<String> {
         self.lock().open(to).map(|_| message::event(&to.id_json, event.json()))
     }
 
-    /// The messages that carry a live event to all subscriptions that it matches.
+    /// The messages with a live event for all subscriptions that it matches.
     pub(super) fn texts(&self, live: &LiveEvent) -> Vec<String> {
         let mut state = self.lock();
         let matches = |open: &&OpenSubscription| {
@@ -183,9 +184,9 @@ impl Subscriptions {
         to.map(|to| message::event(&to.id_json, live.event.json())).collect()
     }
 
-    /// After EOSE: the messages of the events that waited for it, without the stored events `sent`.
-    /// Every commit below `published` has been published. The read can have seen one more, as there is
-    /// one writer.
+    /// Returns the messages for the events that waited for EOSE, without the stored events `sent`.
+    /// Every commit below `published` has been published. The read may have seen one more commit,
+    /// since there is one writer.
     pub(super) fn go_live(
         &self,
         id: &str,
@@ -221,7 +222,8 @@ impl Subscriptions {
         messages
     }
 
-    /// Ends live events if one of a commit up to `commit` still waits. Returns whether later ones do.
+    /// Ends live events if one of a commit up to `commit` is still waiting. Returns whether later
+    /// ones are waiting.
     pub(super) fn expire(&self, commit: u64) -> bool {
         let mut state = self.lock();
         match state.live.front() {
@@ -244,10 +246,10 @@ impl Subscriptions {
         self.arrived.notify_one();
     }
 
-    /// Forgets which stored events were sent where no commit after `commit` can bring them again.
+    /// Drops the ids of sent stored events that no commit after `commit` can repeat.
     fn forget_sent(&self, commit: u64) {
         let mut state = self.lock();
-        // An event that has yet to be matched is compared with them later.
+        // An event that is still unmatched is compared with them later.
         let next = state.live.front().map_or(u64::MAX, |live| live.commit);
         let mut remembered = None;
         for open in state.by_id.values_mut() {
@@ -274,7 +276,7 @@ impl Subscriptions {
         }
         state.count();
         let bytes = state.bytes();
-        // Holding less never fails.
+        // Reducing the amount never fails.
         let _ = state.share.hold(bytes, usize::MAX);
     }
 

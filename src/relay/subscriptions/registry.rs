@@ -1,29 +1,30 @@
-//! What connections share of their subscriptions: the inverted index of all filters, and who still
-//! remembers which stored events it has sent.
+//! State shared by the subscriptions of all connections: the inverted index of all filters, and the
+//! connections that still remember the stored events they sent.
 
 use super::{Subscriptions, lock};
 use crate::relay::filter_index::FilterIndex;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-/// The filters of all connections' subscriptions. Locks are taken in this order: a connection's,
-/// then the registry's.
+/// The filters of all connections' subscriptions. Lock order: a connection's lock, then the
+/// registry's.
 #[derive(Default)]
 pub(in crate::relay) struct Registry {
     filters: Mutex<FilterIndex<Arc<Subscription>>>,
-    // Connections that remember the stored events they sent, and after which commit they need not.
+    // Connections that remember the stored events they sent, each with the commit up to which they
+    // need to.
     pub(super) remembering: Mutex<VecDeque<(u64, Weak<Subscriptions>)>>,
 }
 
-/// What a REQ asked for.
+/// The subscription of a REQ.
 pub(in crate::relay) struct Subscription {
     pub(in crate::relay) connection: Weak<Subscriptions>,
     pub(super) id: String,
-    // The id as it is written into each message.
+    // The id as a JSON string.
     pub(super) id_json: String,
-    // Distinguishes it from an earlier one of the same id.
+    // Distinguishes it from an earlier one with the same id.
     pub(super) generation: u64,
-    // Events of earlier commits are stored events; none comes live.
+    // Events of earlier commits are stored events, which are not sent live.
     pub(super) first_commit: u64,
 }
 
@@ -32,8 +33,8 @@ impl Registry {
         lock(&self.filters)
     }
 
-    /// Called after each commit with its number. Connections forget which stored events they have sent
-    /// once no commit can bring these again.
+    /// Called after each commit with its number. Connections drop the ids of stored events that no
+    /// later commit can repeat.
     pub(in crate::relay) fn end_commit(&self, commit: u64) {
         loop {
             let due = lock(&self.remembering).pop_front_if(|(through, _)| *through <= commit);
@@ -44,7 +45,8 @@ impl Registry {
         }
     }
 
-    /// Has [`Registry::end_commit`] tell a connection when the commit `through` has been published.
+    /// Registers a connection to be called by [`Registry::end_commit`] when the commit `through`
+    /// has been published.
     pub(super) fn remember(&self, through: u64, connection: &Weak<Subscriptions>) {
         lock(&self.remembering).push_back((through, Weak::clone(connection)));
     }

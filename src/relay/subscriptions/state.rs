@@ -1,4 +1,4 @@
-//! What a connection knows of its subscriptions, behind its lock.
+//! The state of a connection's subscriptions, behind its lock.
 
 use super::Subscription;
 use crate::metrics::{Labelled, Metrics, Share};
@@ -7,9 +7,10 @@ use crate::store::{Event, Filter};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-/// The most live events that wait for a subscription's EOSE; with more the subscription ends.
+/// Maximum number of live events that wait for a subscription's EOSE; beyond it the subscription
+/// ends.
 pub(super) const WAITING_EVENTS: usize = 10_000;
-/// The most bytes of events that wait for the EOSEs of a connection, or one event.
+/// Maximum bytes of events that wait for the EOSEs of a connection; a single event may exceed it.
 const WAITING_BYTES: usize = 8 << 20;
 /// The memory of one value of a live filter, in the filter and in the inverted index.
 const VALUE_BYTES: usize = 72;
@@ -20,12 +21,12 @@ pub(super) struct SubscriptionsState {
     pub(super) by_id: HashMap<String, OpenSubscription>,
     pub(super) generations: u64,
     pub(super) live: VecDeque<LiveEvent>,
-    // How many of `live` have yet to be matched.
+    // The number of events in `live` that are still unmatched.
     pub(super) unmatched: usize,
     pub(super) is_too_slow: bool,
     pub(super) is_remembering: bool,
     counted: Share,
-    // What the filters take of the memory for those of all connections.
+    // The filters' share of the memory for all connections.
     pub(super) share: SubscribedShare,
     pub(super) refusals: Labelled,
 }
@@ -33,7 +34,7 @@ pub(super) struct SubscriptionsState {
 pub(super) struct OpenSubscription {
     pub(super) subscription: Arc<Subscription>,
     pub(super) filters: Vec<Arc<Filter>>,
-    // The filters' slots in the registry.
+    // The slots of its filters in the registry.
     pub(super) slots: Vec<u32>,
     pub(super) stage: SubscriptionStage,
 }
@@ -41,31 +42,31 @@ pub(super) struct OpenSubscription {
 pub(super) enum SubscriptionStage {
     /// EOSE has not been sent: live events wait for it.
     Stored { waiting: Vec<Arc<Event>>, bytes: usize },
-    /// More live events came than can wait for EOSE.
+    /// More live events came than may wait for EOSE.
     Overrun,
-    /// An event of a commit up to `through` may be among those sent as stored: a commit can be read
-    /// before it is dispatched.
+    /// An event of a commit up to `through` may be among the stored events `sent`: a commit can be
+    /// read before it is dispatched.
     Live { sent: HashSet<[u8; 32]>, through: u64 },
 }
 
-/// Which subscriptions of a connection an event matches.
+/// The subscriptions of a connection that match an event.
 pub(in crate::relay) enum Matched {
     /// The event matches these.
     By(Vec<Arc<Subscription>>),
-    /// The connection has to find out itself: matching takes longer than others should wait.
+    /// The connection has to match the event itself: it takes longer than others should wait.
     Unknown,
 }
 
-/// An event that waits to be sent.
+/// An event to be sent.
 pub(in crate::relay) struct LiveEvent {
     /// The number of its commit.
     pub(super) commit: u64,
     pub(in crate::relay) event: Arc<Event>,
-    /// The subscription that it matches; `None` while that is not known.
+    /// The subscription that it matches; `None` until that is known.
     pub(in crate::relay) to: Option<Arc<Subscription>>,
 }
 
-/// More live events came than a client may leave unread.
+/// More live events came than may wait for a client.
 pub(in crate::relay) struct TooSlow;
 
 impl SubscriptionsState {
@@ -88,7 +89,7 @@ impl SubscriptionsState {
         self.counted.set(self.by_id.len());
     }
 
-    /// About how much memory the filters take, in bytes.
+    /// Estimated memory of the filters, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.by_id.values().map(|open| filter_bytes(open.filters.len(), open.value_count())).sum()
     }
@@ -99,8 +100,8 @@ impl SubscriptionsState {
         (open.subscription.generation == subscription.generation).then_some(open)
     }
 
-    /// Whether an event of a commit is to be sent to a subscription now. It is not if it was sent as a
-    /// stored one; before EOSE it is kept.
+    /// Whether to send an event of a commit to a subscription now: not if it was sent as a stored
+    /// event. Before EOSE the event is kept.
     pub(super) fn takes(&mut self, commit: u64, event: &Arc<Event>, to: &Subscription) -> bool {
         if commit < to.first_commit {
             return false;
@@ -133,13 +134,13 @@ impl SubscriptionsState {
         }
     }
 
-    /// Ends live events: whatever waits is dropped, and no more are queued.
+    /// Ends live events: drops those that are waiting, and queues no more.
     pub(super) fn end_live(&mut self) {
         self.live = VecDeque::new();
         self.is_too_slow = true;
     }
 
-    /// The next live event to send, `None` if none waits.
+    /// The next live event to send; `None` if none is waiting.
     pub(super) fn next_live(&mut self) -> Option<Result<LiveEvent, TooSlow>> {
         if self.is_too_slow {
             return Some(Err(TooSlow));
@@ -147,7 +148,7 @@ impl SubscriptionsState {
         let live = self.live.pop_front()?;
         self.unmatched -= usize::from(live.to.is_none());
         if self.live.is_empty() {
-            // Frees the memory that a burst has taken.
+            // Frees the memory of a burst.
             self.live = VecDeque::new();
         }
         Some(Ok(live))
@@ -164,7 +165,7 @@ impl OpenSubscription {
     }
 }
 
-/// About how much memory so many filters with so many values take, in bytes.
+/// Estimated memory of filters with this number of values, in bytes.
 pub(super) fn filter_bytes(filters: usize, values: usize) -> usize {
     filters.saturating_mul(FILTER_BYTES).saturating_add(values.saturating_mul(VALUE_BYTES))
 }

@@ -22,7 +22,7 @@ fn connection(registry: &Arc<Registry>) -> Arc<Subscriptions> {
     )
 }
 
-/// Delivers an event to the subscription of the id, or to be matched by the connection.
+/// Delivers an event to the subscription with the id, or leaves the matching to the connection.
 fn deliver(connection: &Subscriptions, commit: u64, number: usize, id: Option<&str>) -> bool {
     let matched = match id {
         Some(id) => Matched::By(vec![Arc::clone(&connection.lock().by_id[id].subscription)]),
@@ -31,7 +31,7 @@ fn deliver(connection: &Subscriptions, commit: u64, number: usize, id: Option<&s
     connection.deliver(commit, &event(number), matched)
 }
 
-/// What would be sent now, by the numbers of the events.
+/// The events that would be sent now, by number.
 fn sent(connection: &Subscriptions) -> Vec<String> {
     let mut texts = Vec::new();
     loop {
@@ -48,7 +48,7 @@ fn text(number: usize) -> String {
     message::event(r#""s""#, event(number).json())
 }
 
-/// A stream with a gap that nobody is told of is worse than one that ends.
+/// A stream with an unreported gap is worse than one that ends.
 #[test]
 fn a_subscription_that_cannot_keep_what_waits_for_eose_ends_and_says_so() {
     let connection = connection(&Arc::default());
@@ -71,7 +71,7 @@ fn a_subscription_that_cannot_keep_what_waits_for_eose_ends_and_says_so() {
     }
 }
 
-/// Also where the connection matches the event itself, later than others.
+/// Also if the connection matches the event itself, later than others.
 #[test]
 fn a_stored_event_comes_no_second_time_until_no_commit_can_bring_it() {
     for id in [Some("s"), None] {
@@ -115,7 +115,7 @@ fn what_was_ended_or_replaced_gets_nothing_more() {
     assert!(deliver(&connection, 2, 2, Some("s")));
     assert_eq!(sent(&connection), [text(2)]);
     let limits = Limits { subscriptions: 1, ..Limits::default() };
-    // A refused REQ of a live id ends it, and its place is free.
+    // A refused REQ ends an open subscription with its id and frees its slot.
     let many = vec![Filter { kinds: Some(vec![1; 200_000]), ..Filter::default() }];
     assert!(connection.begin("s", many, 0, &limits).is_err());
     assert!(connection.begin("t", vec![Filter::default()], 0, &limits).is_ok());
@@ -124,7 +124,7 @@ fn what_was_ended_or_replaced_gets_nothing_more() {
     assert_eq!(registry.filters().owners().count(), 0);
 }
 
-/// A commit that was acknowledged before the REQ can be dispatched after it.
+/// A commit acknowledged before the REQ may be dispatched after it.
 #[test]
 fn events_of_commits_before_a_subscription_do_not_come_live() {
     for id in [Some("s"), None] {

@@ -1,16 +1,16 @@
-//! Who a client is, as far as limits by address go.
+//! The address of a client, for limits by address.
 
 use crate::config::Network;
 use hyper::header::HeaderName;
 use hyper::{HeaderMap, Request};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// Lists the addresses that a request came through, the client's first.
+/// Lists the addresses that a request passed, the client's first.
 pub(crate) const FORWARDED_FOR: &str = "x-forwarded-for";
-/// The headers by which proxies say that a request is not their own.
+/// The headers by which proxies mark forwarded requests.
 const FORWARDED_BY: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
-/// Where proxies and hosts of sites say who a client is, in one spelling. A relay may believe any of
-/// them.
+/// The headers in which proxies and hosting services name the client, in lower case. A relay may
+/// trust any of them.
 const CLIENT_HEADERS: [&str; 11] = [
     "client-ip",
     "fastly-client-ip",
@@ -24,12 +24,12 @@ const CLIENT_HEADERS: [&str; 11] = [
     "x-original-forwarded-for",
     "x-real-ip",
 ];
-/// How others of these begin.
+/// The prefixes of further such headers.
 const CLIENT_HEADERS_BEGIN: [&str; 3] = ["cf-", "x-appengine-user-ip", "x-forwarded"];
-/// The part of an IPv6 address that tells one customer from another; the rest is theirs to choose.
+/// The part of an IPv6 address that identifies a customer; the customer chooses the rest.
 const IPV6_NETWORK: u128 = !0 << 64;
 
-/// What is counted as one: an IPv4 address, or an IPv6 network of 64 bits.
+/// The address for limits: an IPv4 address, or an IPv6 network of 64 bits.
 pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & IPV6_NETWORK).into(),
@@ -37,8 +37,8 @@ pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The address that a request comes from: the peer's, or, where that is a trusted proxy, the last
-/// one in `X-Forwarded-For` that is none. What stands before it anybody may have written.
+/// The address from which a request comes: the peer's, or, if that is a trusted proxy, the last one
+/// in `X-Forwarded-For` that is not. Addresses before it may be forged.
 pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut client = peer.to_canonical();
@@ -54,10 +54,10 @@ pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Netwo
     client
 }
 
-/// Removes everything by which a client could say that it is another one.
+/// Removes all headers by which a client could claim another address.
 pub(crate) fn remove_forwarding(headers: &mut HeaderMap) {
     let is_forwarding = |name: &HeaderName| {
-        // Some relays take an underscore for a hyphen.
+        // Some relays treat an underscore like a hyphen.
         let name = name.as_str().replace('_', "-");
         CLIENT_HEADERS.contains(&name.as_str())
             || CLIENT_HEADERS_BEGIN.iter().any(|begin| name.starts_with(begin))
@@ -69,7 +69,7 @@ pub(crate) fn remove_forwarding(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a request came by way of a proxy, and so from somewhere else than its connection says.
+/// Whether a request came through a proxy, and so from another address than the connection's.
 pub(crate) fn is_forwarded<B>(request: &Request<B>) -> bool {
     FORWARDED_BY.iter().any(|header| request.headers().contains_key(*header))
 }

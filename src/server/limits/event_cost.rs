@@ -1,20 +1,21 @@
-//! What an EVENT costs: of its address's rate, and of what may be verified and stored at a time.
+//! The cost of an EVENT: for the rate limit of its address, and for the bound on events in
+//! progress.
 
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// An event costs once for each so many bytes of its JSON, and once more for each so many tags: a tag
-/// is a row to write.
+/// An event costs one unit for each started block of this many bytes of JSON, and one for each
+/// block of tags: a tag is a row to write.
 const BYTES_COUNTED_ONCE: usize = 4 << 10;
 const TAGS_COUNTED_ONCE: usize = 16;
 
-/// The most that the events of one address may cost while they are verified and stored; then its
-/// connections are not read on. 8 MiB of JSON, or about 30,000 rows.
+/// Maximum cost of one address's events in progress; above it, its connections are not read. 8 MiB
+/// of JSON, or about 30,000 rows.
 const OF_AN_ADDRESS: usize = 2_048;
 /// The same for all addresses together.
 const IN_ALL: usize = 8 * OF_AN_ADDRESS;
 
-/// What an event costs, told by its JSON before that is read. A bracket in its content counts as a
+/// The cost of an event, estimated from its unparsed JSON. A bracket in its content counts as a
 /// tag.
 pub(crate) fn event_cost(json: &str) -> u32 {
     let brackets = json.bytes().filter(|byte| *byte == b'[').count();
@@ -22,13 +23,13 @@ pub(crate) fn event_cost(json: &str) -> u32 {
     u32::try_from(cost).unwrap_or(u32::MAX)
 }
 
-/// What the events cost that are being verified and stored, of an address or of all.
+/// The cost of events that are being verified and stored, for one address or for all.
 pub(super) struct EventsUnderWay {
     room: Arc<Semaphore>,
     most: usize,
 }
 
-/// An event's share of what may be under way; given back when this is dropped.
+/// An event's share of the maximum; returned when this is dropped.
 pub(crate) struct EventShare {
     _of_address: Option<OwnedSemaphorePermit>,
     _of_all: Option<OwnedSemaphorePermit>,
@@ -47,8 +48,8 @@ impl EventsUnderWay {
         Self { room: Arc::new(Semaphore::new(most)), most }
     }
 
-    /// Waits until there is room; one that costs more than everything waits for all of it. The permit
-    /// is missing only where the semaphore was closed, which nobody does.
+    /// Waits until there is room; an event above the maximum waits for all of it. `None` only if
+    /// the semaphore were closed, which never happens.
     async fn take(&self, cost: u32) -> Option<OwnedSemaphorePermit> {
         let cost = cost.min(u32::try_from(self.most).unwrap_or(u32::MAX));
         Arc::clone(&self.room).acquire_many_owned(cost).await.ok()
@@ -56,7 +57,7 @@ impl EventsUnderWay {
 }
 
 impl EventShare {
-    /// Waits for the address's own room first: whoever brings much waits for itself.
+    /// Waits for the address's own room first: an address with many events delays only itself.
     pub(super) async fn take(address: &EventsUnderWay, all: &EventsUnderWay, cost: u32) -> Self {
         let of_address = address.take(cost).await;
         Self { _of_address: of_address, _of_all: all.take(cost).await }
@@ -83,7 +84,7 @@ mod tests {
         assert!((312..350).contains(&event_cost(&event(5_000, 0))));
     }
 
-    /// A thousand events of the longest message were gigabytes.
+    /// A thousand events of maximum length would take gigabytes.
     #[test]
     fn events_under_way_hold_a_bounded_number_of_bytes_whatever_their_size() {
         for bytes in (0..25).map(|power| (1 << power) + 1).chain([1, 4_095, 4_096, 256 << 10]) {

@@ -1,5 +1,5 @@
-//! Connections that have not become a WebSocket yet. There is room for so many; who comes when
-//! there is none takes the place of the oldest, because a client that means it asks at once.
+//! Connections that have not become a WebSocket yet. Their number is bounded; a new one takes the
+//! slot of the oldest, because real clients send their request at once.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ pub(crate) struct HalfOpen {
 #[derive(Default)]
 struct HalfOpenState {
     next: u64,
-    // In the order in which they came. Dropping a sender tells its connection to go.
+    // By order of arrival. Dropping a sender closes its connection.
     waiting: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct Handshake {
 }
 
 impl HalfOpen {
-    /// Takes a place, the oldest one's if `most` are taken.
+    /// Takes a slot; takes the oldest connection's slot if `most` are in use.
     pub(crate) fn enter(self: &Arc<Self>, most: usize) -> Handshake {
         let mut state = self.lock();
         while state.waiting.len() >= most.max(1) {
@@ -46,9 +46,9 @@ impl HalfOpen {
 }
 
 impl Handshake {
-    /// Returns when a newer connection has taken the place.
+    /// Returns when a newer connection has taken the slot.
     pub(crate) async fn pushed_out(&mut self) {
-        // Nothing is ever sent.
+        // Returns when the sender is dropped; nothing is ever sent.
         let _ = (&mut self.pushed_out).await;
     }
 }

@@ -1,24 +1,24 @@
-//! Memory for messages on their way in: a long one is read on only once its address, and all
-//! addresses together, have room for the whole of it.
+//! Memory for incoming messages: a long message is read only once its address, and all addresses
+//! together, have room for all of it.
 
 use crate::server::frames::{CONTINUATION, FrameHead};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A message up to this length needs no room: it fits into what a connection reads at a time.
+/// A message up to this length needs no room: it fits into a connection's read buffer.
 const SHORT_BYTES: usize = 16 << 10;
 
-/// RFC 6455, section 5.5: the most of a control frame's payload.
+/// RFC 6455, section 5.5: maximum payload of a control frame.
 const CONTROL_BYTES: usize = 125;
 
-/// The bytes of messages that may be on their way in at a time. Clones share them.
+/// The bytes available for incoming messages. Clones share them.
 #[derive(Clone)]
 pub(super) struct Room {
     free: Arc<Semaphore>,
     bytes: usize,
 }
 
-/// The room that a message has; given back when this is dropped.
+/// The room of a message; returned when this is dropped.
 #[derive(Default)]
 pub(crate) struct Reservation {
     bytes: usize,
@@ -31,7 +31,7 @@ impl Room {
         Self { free: Arc::new(Semaphore::new(bytes)), bytes }
     }
 
-    /// Waits for its turn; a message that is longer than all the room has it alone.
+    /// Waits for room; a message above the total waits for all of it.
     async fn take(self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let permits = u32::try_from(bytes.min(self.bytes)).unwrap_or(u32::MAX);
         self.free.acquire_many_owned(permits).await.ok()
@@ -39,19 +39,19 @@ impl Room {
 }
 
 impl Reservation {
-    /// Waits for room of an address's own first, so that it keeps nobody else's while it waits.
+    /// Waits for room of the address first, so that it holds no shared room while it waits.
     pub(super) async fn take(address: Room, in_all: Room, bytes: usize) -> Self {
         let address = address.take(bytes).await;
         Self { bytes, _address: address, _in_all: in_all.take(bytes).await }
     }
 
-    /// Whether there is room for so many bytes.
+    /// Whether there is room for this many bytes.
     pub(crate) fn holds(&self, bytes: usize) -> bool {
         bytes <= self.bytes
     }
 }
 
-/// How long a message is, by the frames of it that have begun.
+/// The length of a message, from the heads of its frames so far.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MessageSize {
     bytes: usize,
@@ -59,14 +59,14 @@ pub(crate) struct MessageSize {
 }
 
 impl MessageSize {
-    /// Adds a frame of the message. Returns the room that it needs, where no message is longer than
-    /// `message_bytes`. Of a message in several frames the length is not known before its end: it
-    /// has room for the longest, and for a frame beside what is put together, so that it never has
-    /// to wait for more while it keeps others waiting.
+    /// Adds a frame of the message, and returns the room that it needs; no message may exceed
+    /// `message_bytes`. The length of a message in several frames is unknown before its end: it
+    /// gets room for the maximum length plus one frame, so that it never waits for more while it
+    /// holds room.
     pub(crate) fn add(&mut self, frame: &FrameHead, message_bytes: usize) -> usize {
         let length = usize::try_from(frame.length).unwrap_or(usize::MAX);
         if frame.is_control() {
-            // One that is too long is refused only once it is there.
+            // A frame above the limit is refused only when it is complete.
             return if length <= CONTROL_BYTES || length > message_bytes { 0 } else { length };
         }
         if frame.opcode != CONTINUATION {
@@ -75,7 +75,7 @@ impl MessageSize {
         self.bytes = self.bytes.saturating_add(length);
         self.is_in_parts |= !frame.is_last;
         match self.bytes {
-            // Whoever reads it refuses it by its head.
+            // The reader refuses it by its head.
             _ if length > message_bytes => 0,
             0..=SHORT_BYTES => 0,
             bytes if !self.is_in_parts => bytes,

@@ -1,4 +1,4 @@
-//! What one client may take, and what all of them may take together.
+//! Limits for one client, and for all clients together.
 
 mod client_address;
 mod event_cost;
@@ -31,21 +31,21 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-/// What is counted over all connections.
+/// State of the limits over all connections.
 pub(crate) struct ConnectionCounts {
     pub(crate) addresses: Arc<Addresses>,
     pub(crate) neg_total: Arc<NegTotal>,
-    /// What waits for clients to take it.
+    /// Bytes that wait to be sent to clients.
     pub(crate) outbound: Arc<OutboundTotal>,
-    /// For parsing long messages. Apart from `short`, because a message of megabytes takes tens of
-    /// milliseconds and does not give way.
+    /// For parsing long messages. Separate from `short`, because a message of megabytes takes tens
+    /// of milliseconds and does not give way.
     pub(crate) parsing: Arc<FairQueue>,
-    /// For what takes a few milliseconds at the most: sets that are kept and short NEG messages. One
-    /// core is left to others.
+    /// For work of a few milliseconds at most: kept sets and short NEG messages. Leaves one core to
+    /// other work.
     pub(crate) short: Arc<FairQueue>,
-    /// For what may take seconds: sets are built, and long NEG messages answered.
+    /// For work that may take seconds: building sets, and answering long NEG messages.
     pub(crate) long: Arc<FairQueue>,
-    /// For looking up in the store what a REQ is answered with.
+    /// For queries of the store that answer a REQ.
     pub(crate) queries: Arc<FairQueue>,
 }
 
@@ -65,7 +65,7 @@ impl ConnectionCounts {
         }
     }
 
-    /// The threads that work in a turn at a time, at most.
+    /// Maximum number of threads that work in a turn at a time.
     pub(crate) fn threads(&self) -> usize {
         let all = [&self.parsing, &self.short, &self.long, &self.queries];
         all.iter().map(|turns| turns.threads()).sum()

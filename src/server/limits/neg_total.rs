@@ -1,29 +1,29 @@
-//! The NEG sessions of all connections.
+//! The number of NEG sessions of all connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many there are, connections that are about to open one included.
+/// The total number, including sessions that are about to be opened.
 #[derive(Default)]
 pub(crate) struct NegTotal {
     sessions: AtomicUsize,
 }
 
-/// A connection's part of them; given back once this is dropped.
+/// A connection's share of the total; returned when this is dropped.
 pub(crate) struct NegShare {
     total: Arc<NegTotal>,
     held: usize,
 }
 
 impl NegTotal {
-    /// No part yet.
+    /// An empty share.
     pub(crate) fn share(self: &Arc<Self>) -> NegShare {
         NegShare { total: Arc::clone(self), held: 0 }
     }
 }
 
 impl NegShare {
-    /// Takes one more unless there are `most` already. Returns whether it did.
+    /// Adds one session unless there are `most` already. Returns whether it did.
     pub(crate) fn take(&mut self, most: usize) -> bool {
         let one_more = |sessions| (sessions < most).then_some(sessions + 1);
         let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
@@ -32,7 +32,7 @@ impl NegShare {
         taken
     }
 
-    /// Gives back all but `held`.
+    /// Reduces the share to `held`.
     pub(crate) fn keep(&mut self, held: usize) {
         let surplus = self.held.saturating_sub(held);
         self.total.sessions.fetch_sub(surplus, Ordering::Relaxed);

@@ -1,6 +1,6 @@
-//! What waits for clients to take it. A part of it is each connection's own; what it holds beyond that
-//! comes out of a sum for all, so that many that read slowly hold no more than the machine has, and
-//! keep nobody else from being answered.
+//! Memory for messages that wait to be sent. Each connection has a part of its own; beyond it,
+//! messages count towards a total for all connections. Many slow readers cannot use more memory
+//! than the machine has, and do not block other clients.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,23 +9,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// A connection's own part, in bytes.
 const OWN_BYTES: usize = 64 << 10;
 
-/// The bytes that wait for all clients.
+/// The bytes waiting for all clients.
 pub(crate) struct OutboundTotal {
-    // A permit for each byte beyond the connections' own parts.
+    // One permit for each byte beyond the connections' own parts.
     shared: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
 
-/// The bytes that may wait for one client. Clones are of the same client.
+/// The bytes waiting for one client. Clones are for the same client.
 #[derive(Clone)]
 pub(crate) struct OutboundRoom {
     of_all: Arc<OutboundTotal>,
     own: Arc<Semaphore>,
-    // What this client may have of the shared part.
+    // The client's maximum share of the total.
     beyond: Arc<Semaphore>,
 }
 
-/// The room of one message, until this is dropped.
+/// The room of one message; returned when this is dropped.
 pub(crate) struct OutboundPermit {
     of_all: Arc<OutboundTotal>,
     bytes: usize,
@@ -33,13 +33,13 @@ pub(crate) struct OutboundPermit {
 }
 
 impl OutboundTotal {
-    /// So many bytes for all, beside each connection's own.
+    /// A total of `bytes`, in addition to each connection's own part.
     pub(crate) fn new(bytes: usize) -> Arc<Self> {
         let shared = Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS)));
         Arc::new(Self { shared, waiting: AtomicUsize::new(0) })
     }
 
-    /// Room for a client of which at most `bytes` may wait, or one message.
+    /// Room for a client with at most `bytes` waiting, or one message.
     pub(crate) fn room(self: &Arc<Self>, bytes: usize) -> OutboundRoom {
         OutboundRoom {
             of_all: Arc::clone(self),
@@ -48,7 +48,7 @@ impl OutboundTotal {
         }
     }
 
-    /// The bytes that wait.
+    /// The number of waiting bytes.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
@@ -64,8 +64,8 @@ impl OutboundTotal {
 }
 
 impl OutboundRoom {
-    /// Takes room for a message; waits until there is some. A message that is longer than the client's
-    /// own part waits alone in it. `None` never comes of an open connection.
+    /// Takes room for a message; waits until there is some. A message above the client's own part
+    /// waits alone in it. `None` only if the semaphore were closed, which never happens.
     pub(crate) async fn take(&self, bytes: usize) -> Option<OutboundPermit> {
         if let Some(taken) = self.try_take(bytes) {
             return Some(taken);
@@ -74,7 +74,7 @@ impl OutboundRoom {
         Some(self.of_all.taken(bytes, [Some(own.ok()?), None]))
     }
 
-    /// As [`OutboundRoom::take`] where that takes no waiting.
+    /// Like [`OutboundRoom::take`], without waiting.
     pub(crate) fn try_take(&self, bytes: usize) -> Option<OutboundPermit> {
         let own = permits(bytes.min(OWN_BYTES));
         if let Ok(own) = Arc::clone(&self.own).try_acquire_many_owned(own) {
@@ -103,7 +103,7 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
-    /// Whatever the others hold, a client that takes its messages gets one at a time.
+    /// However much the others hold, a client that reads its messages gets one at a time.
     #[test]
     fn many_hold_no_more_than_the_sum_and_their_own_and_stop_nobody() {
         const CLIENTS: usize = 20;

@@ -1,4 +1,4 @@
-//! The addresses that clients come from, and what each has taken.
+//! The addresses of clients, with the state of their limits.
 
 use super::client_address::counted_as;
 use super::event_cost::{EventShare, EventsUnderWay, event_cost};
@@ -12,14 +12,14 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-/// The most addresses that are remembered, those with connections aside. With more, those that
-/// have not come back to a full bucket are forgotten too.
+/// Maximum number of remembered addresses without a connection. Above it, addresses whose bucket is
+/// not full yet are dropped too.
 const MOST_ADDRESSES: usize = 65_536;
 
 /// All addresses.
 pub(crate) struct Addresses {
     state: Mutex<AddressesState>,
-    // For messages on their way in; as it was configured when the first client came.
+    // For incoming messages; sized by the configuration at the first connection.
     incoming: OnceLock<Room>,
     events: EventsUnderWay,
     subscribed: SubscribedTotal,
@@ -50,7 +50,7 @@ struct AddressEntry {
     subscribed: SubscribedTotal,
 }
 
-/// What an address may still send.
+/// The rate limits of an address.
 struct AddressBuckets {
     events: TokenBucket,
     queries: TokenBucket,
@@ -58,17 +58,17 @@ struct AddressBuckets {
     other: TokenBucket,
 }
 
-/// Why there is no place for a connection.
+/// Why a connection is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Full {
-    /// All places are taken.
+    /// The total number of connections is reached.
     InAll,
-    /// All places of this address are taken.
+    /// The number of connections of this address is reached.
     Address,
 }
 
 impl Full {
-    /// The word for it among the metrics.
+    /// The label among the metrics.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::InAll => "connections",
@@ -77,14 +77,14 @@ impl Full {
     }
 }
 
-/// A connection's place; free once this is dropped.
+/// A connection's slot; free once this is dropped.
 pub(crate) struct Place {
     addresses: Arc<Addresses>,
     client: IpAddr,
-    // As it is counted.
+    // The address for limits.
     address: IpAddr,
     buckets: Arc<Mutex<AddressBuckets>>,
-    // The address's, and that of all.
+    // Of the address, and of all addresses.
     incoming: (Room, Room),
     events: Arc<EventsUnderWay>,
     // Of the address.
@@ -92,7 +92,7 @@ pub(crate) struct Place {
 }
 
 impl Addresses {
-    /// Takes a place for a connection from `address`.
+    /// Takes a slot for a connection from `address`.
     pub(crate) fn connect(
         self: &Arc<Self>,
         address: IpAddr,
@@ -118,7 +118,7 @@ impl Addresses {
         Ok(Place { addresses, client, address, buckets, incoming, events, subscribed })
     }
 
-    /// Takes what an HTTP request costs, and waits until its address may send it.
+    /// Takes the cost of an HTTP request, and waits until the rate limit of its address allows it.
     pub(crate) async fn pace(&self, address: IpAddr, config: &Config) {
         let (address, now) = (counted_as(address), Instant::now());
         let buckets = {
@@ -134,7 +134,7 @@ impl Addresses {
 }
 
 impl AddressesState {
-    /// What is remembered of an address.
+    /// The state of an address.
     fn entry(
         &mut self,
         address: IpAddr,
@@ -145,7 +145,7 @@ impl AddressesState {
         self.by_address.entry(address).or_insert_with(|| AddressEntry::new(now, config))
     }
 
-    /// Forgets addresses of which there is nothing to remember, when there are too many.
+    /// Drops addresses in their initial state, if there are too many.
     fn make_room(&mut self, address: &IpAddr, now: Instant) {
         if self.by_address.len() < MOST_ADDRESSES || self.by_address.contains_key(address) {
             return;
@@ -177,24 +177,24 @@ impl AddressEntry {
 }
 
 impl Place {
-    /// Where the connection comes from.
+    /// The address of the client.
     pub(crate) fn client(&self) -> IpAddr {
         self.client
     }
 
-    /// As what that is counted: an IPv4 address or an IPv6 network.
+    /// The address for limits: an IPv4 address or an IPv6 network.
     pub(crate) fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// Waits for room for a message of so many bytes.
+    /// Waits for room for an incoming message of this many bytes.
     pub(crate) fn reserve(&self, bytes: usize) -> impl Future<Output = Reservation> + Send + use<> {
         let (address, in_all) = self.incoming.clone();
         Reservation::take(address, in_all, bytes)
     }
 
-    /// Takes what a frame costs that is refused to nobody (a ping, a CLOSE, text that cannot be
-    /// read), and waits until its address may send it. A connection waits for one at a time.
+    /// Takes the cost of a message that is never refused (a ping, a CLOSE, malformed text), and
+    /// waits until the rate limit of its address allows it. A connection waits for one at a time.
     pub(crate) async fn pace(&self, rates: &RatesConfig) {
         pace(&self.buckets, rates).await;
     }
@@ -204,22 +204,22 @@ impl Place {
         EventShare::take(&self.events, &self.addresses.events, cost).await
     }
 
-    /// What the connection's subscriptions hold: nothing yet.
+    /// The memory of the connection's subscriptions; zero at first.
     pub(crate) fn subscribed(&self) -> SubscribedShare {
         SubscribedShare::new(&self.subscribed, &self.addresses.subscribed)
     }
 
-    /// Takes what a message costs. Says what the limit is where its address has sent too many.
+    /// Takes the cost of a message. The error names the limit, if its address has sent too many.
     pub(crate) fn admit(&self, message: &ClientMessage, rates: &RatesConfig) -> Result<(), String> {
         use ClientMessage::{Auth, Close, Count, Event, NegClose, NegMsg, NegOpen, Req};
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        // An event costs what it takes to store it; the others one each.
+        // An event costs by its size; other messages cost one unit.
         let cost = match message {
             Event(json) => u64::from(event_cost(json)),
             _ => 1,
         };
         let (bucket, per_s, burst, what) = match message {
-            // Each costs a signature's check.
+            // Each needs a signature check.
             Event(_) | Auth(_) => {
                 (&mut buckets.events, rates.events_per_s, rates.events_burst, "EVENT messages")
             }
@@ -239,8 +239,8 @@ impl Place {
     }
 }
 
-/// Takes what is refused to nobody from what an address may send, and waits until it may. Who leaves
-/// before has taken nothing: the next ones do not wait for those who are gone.
+/// Takes the cost of a message that is never refused, and waits until the rate limit allows it. If
+/// the wait ends early, the cost is returned, so that later messages do not wait for it.
 async fn pace(buckets: &Mutex<AddressBuckets>, rates: &RatesConfig) {
     let rate = Rate { per_s: rates.other_per_s, burst: rates.other_burst };
     let wait = {
@@ -254,7 +254,7 @@ async fn pace(buckets: &Mutex<AddressBuckets>, rates: &RatesConfig) {
     }
 }
 
-/// A token that is waited for; given back where the wait ends early.
+/// A token that is being waited for; returned if the wait ends early.
 struct OwedToken<'buckets> {
     buckets: &'buckets Mutex<AddressBuckets>,
     rate: Rate,
@@ -309,7 +309,7 @@ mod tests {
         assert!(addresses.connect(address(1), &config).is_ok());
     }
 
-    /// Coming again by another connection does not fill the bucket.
+    /// A new connection does not fill the bucket.
     #[test]
     fn what_was_sent_is_remembered_after_the_connection_and_the_table_is_bounded() {
         let addresses = Arc::new(Addresses::default());
@@ -329,7 +329,7 @@ mod tests {
         drop(place);
     }
 
-    /// A crowd that connects and leaves would keep its address out for hours.
+    /// Connections that end while waiting would otherwise block their address for hours.
     #[tokio::test]
     async fn requests_that_leave_while_they_wait_owe_nothing() {
         let addresses = Addresses::default();

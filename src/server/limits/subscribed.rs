@@ -1,19 +1,19 @@
-//! The memory that the filters of live subscriptions take. A part of it is each connection's own; what
-//! a connection holds beyond that comes out of a sum for its address and a sum for all.
+//! Memory for the filters of live subscriptions. Each connection has a part of its own; beyond it,
+//! filters count towards a total for the address and a total for all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A connection's own part, in bytes.
 const OWN_BYTES: usize = 16 << 10;
-/// An address has one part in so many of what there is for all.
+/// An address may use one part in this many of the total for all.
 const ADDRESS_PARTS: usize = 4;
 
-/// The bytes that connections hold together beyond their own parts. Clones are of the same sum.
+/// The bytes beyond the connections' own parts. Clones share the total.
 #[derive(Clone, Default)]
 pub(super) struct SubscribedTotal(Arc<AtomicUsize>);
 
-/// What one connection holds of both sums; given back once this is dropped.
+/// One connection's share of both totals; returned when this is dropped.
 #[derive(Default)]
 pub(crate) struct SubscribedShare {
     of_address: SubscribedTotal,
@@ -24,9 +24,9 @@ pub(crate) struct SubscribedShare {
 /// There is no room for the filters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NoRoom {
-    /// Those of the address take all that an address may have.
+    /// The address's total is used up.
     OfAddress,
-    /// Those of all connections take all that there is.
+    /// The total for all connections is used up.
     OfAll,
 }
 
@@ -42,16 +42,16 @@ impl SubscribedTotal {
 }
 
 impl SubscribedShare {
-    /// Nothing yet, of an address and of all.
+    /// An empty share of both totals.
     pub(super) fn new(of_address: &SubscribedTotal, of_all: &SubscribedTotal) -> Self {
         Self { of_address: of_address.clone(), of_all: of_all.clone(), held: 0 }
     }
 
-    /// Holds so many bytes from now on, where all connections may hold `most` beyond their own parts. To hold
-    /// less is always possible.
+    /// Sets the number of bytes held, if the total of all connections beyond their own parts stays
+    /// below `most`. Reducing it always succeeds.
     ///
     /// # Errors
-    /// Which sum does not allow it; then it holds what it held.
+    /// [`NoRoom`] names the total that is used up; the share is then unchanged.
     pub(crate) fn hold(&mut self, bytes: usize, most: usize) -> Result<(), NoRoom> {
         let beyond = bytes.saturating_sub(OWN_BYTES);
         match beyond.checked_sub(self.held) {
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(c.hold(OWN_BYTES + 100_000, most), Ok(()));
         assert_eq!(a.hold(OWN_BYTES, most), Ok(()));
         assert_eq!(b.hold(OWN_BYTES + 100_000, most), Ok(()));
-        // What was allowed once is kept, and nothing can be added, when there is to be less.
+        // After `most` is lowered, held bytes stay, and nothing can be added.
         assert_eq!(b.hold(OWN_BYTES + 100_000, 1), Err(NoRoom::OfAddress));
         assert_eq!(b.hold(OWN_BYTES + 50_000, 1), Ok(()));
         assert_eq!(

@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-/// How fast a bucket fills, and what it holds.
+/// The fill rate and the capacity of a bucket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate {
     /// Tokens a second; 0 for no limit.
     pub(super) per_s: u64,
-    /// Tokens of a full bucket.
+    /// The capacity in tokens.
     pub(super) burst: u64,
 }
 
-/// A bucket knows one thing: when it will be full again. A new one is full.
+/// The state of a bucket is a single time: when it will be full. A new one is full.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TokenBucket {
     full_at: Instant,
@@ -22,7 +22,7 @@ impl TokenBucket {
         Self { full_at: now }
     }
 
-    /// Takes `cost` tokens, or all of a full bucket where that is less. Returns whether they were there.
+    /// Takes `cost` tokens, or a full bucket if that is less. Returns false if they are not there.
     pub(super) fn take(&mut self, rate: Rate, cost: u64, now: Instant) -> bool {
         if rate.per_s == 0 {
             return true;
@@ -36,7 +36,7 @@ impl TokenBucket {
         is_there
     }
 
-    /// Takes a token that may not be there yet. Returns how long until it is.
+    /// Takes a token in advance. Returns the time until it is there.
     pub(super) fn owe(&mut self, rate: Rate, now: Instant) -> Duration {
         if rate.per_s == 0 {
             return Duration::ZERO;
@@ -46,13 +46,13 @@ impl TokenBucket {
         self.full_at.duration_since(now).saturating_sub(seconds(rate.burst))
     }
 
-    /// Gives a token back that was owed and is not used.
+    /// Returns a token that was taken in advance and not used.
     pub(super) fn give_back(&mut self, rate: Rate) {
         let second = Duration::from_secs_f64(1.0 / rate.per_s.max(1) as f64);
         self.full_at = self.full_at.checked_sub(second).unwrap_or(self.full_at);
     }
 
-    /// Whether the bucket is as good as a new one.
+    /// Whether the bucket is full, like a new one.
     pub(super) fn is_full(&self, now: Instant) -> bool {
         self.full_at <= now
     }
@@ -80,7 +80,7 @@ mod tests {
                 if bucket.take(rate, cost, now) {
                     taken.extend((0..cost).map(|_| now - start));
                 } else {
-                    // A refusal costs nothing, and the tokens are there after their time.
+                    // A refused request costs nothing, and the tokens are there after their time.
                     assert_eq!(bucket.full_at, before.full_at, "seed {seed}");
                     let later = now + Duration::from_secs_f64(cost as f64 / rate.per_s as f64);
                     assert!({ bucket }.take(rate, cost, later), "seed {seed}");
@@ -96,7 +96,7 @@ mod tests {
         }
     }
 
-    /// One that costs more than a full bucket would never be let through.
+    /// An event that costs more than a full bucket would otherwise never be accepted.
     #[test]
     fn what_costs_more_than_a_full_bucket_takes_all_of_it() {
         let now = Instant::now();

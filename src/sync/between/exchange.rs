@@ -1,7 +1,7 @@
-//! What the relays of a sync between them lack, and the events on their way.
+//! The events that the relays of a sync lack, and the events in transit.
 //!
-//! Each relay lists its ids. When all that can be reached have done so, what each lacks is planned:
-//! one relay that has an event is asked for it, and all that lack it are sent it.
+//! Each relay lists its ids. When all reachable relays have done so, the moves are planned: each
+//! missing event is requested from one relay that has it, and sent to all that lack it.
 
 use super::super::driver::OurEvents;
 use super::super::machine::{Id, Loaded};
@@ -12,16 +12,17 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, broadcast};
 
-/// The most events that are planned at a time; the rest is left for another pass.
+/// Maximum number of events in a plan; the rest is left for another pass.
 const MOST_PARCELS: usize = 200_000;
-/// The most live events that a relay may be behind; one that falls further behind is compared anew.
+/// Maximum number of live events that a relay may be behind; beyond it, the relay is listed again.
 const LIVE_EVENTS: usize = 256;
-/// A relay whose connection was lost so often before all was listed is not waited for.
+/// Lost connections of a relay, before all relays are listed, after which the others do not wait
+/// for it.
 const MOST_FAILURES: u32 = 3;
-/// So many ids of live events are remembered, because relays send back what they are sent.
+/// Ids of live events that are remembered, because relays send back what they receive.
 const MOST_RECENT: usize = 65_536;
 
-/// A relay by its place, as the lowest bit is the first one's.
+/// A set of relays; the lowest bit is the first relay.
 type Relays = u32;
 
 fn bit(relay: usize) -> Relays {
@@ -34,7 +35,7 @@ pub(super) struct Exchange {
     changed: Condvar,
     is_live: bool,
     passed: broadcast::Sender<Arc<PassedEvent>>,
-    /// Has a relay listed again.
+    /// Makes a relay list its ids again.
     list_again: Vec<Notify>,
 }
 
@@ -57,7 +58,7 @@ struct ExchangeState {
     recent: RecentIds,
     /// Relays that did not send an event that they list.
     failed: HashMap<Id, Relays>,
-    /// More was to be moved than is planned at a time.
+    /// There was more to move than fits in a plan.
     is_cut: bool,
 }
 
@@ -65,13 +66,13 @@ struct ExchangeState {
 struct ListedRelay {
     stage: ListingStage,
     list: Option<IdList>,
-    /// How often its connection was lost.
+    /// The number of lost connections.
     losses: u64,
-    /// How often since it was last listed.
+    /// The number of lost connections since it was last listed.
     failures: u32,
-    /// Its connection was lost since it was last listed: it has missed what was passed on.
+    /// Whether its connection was lost since it was last listed: it has missed live events.
     was_lost: bool,
-    /// It was told to list again, and has not done so.
+    /// Whether it was asked to list again and has not done so yet.
     was_told: bool,
 }
 
@@ -81,7 +82,7 @@ enum ListingStage {
     #[default]
     Listing,
     Listed,
-    /// It cannot be reached; nobody waits for it.
+    /// Out of reach; the others do not wait for it.
     Away,
 }
 
@@ -89,7 +90,7 @@ enum ListingStage {
 struct Parcel {
     holders: Relays,
     lackers: Relays,
-    /// The relay that is asked for it.
+    /// The relay that it is requested from.
     source: Option<usize>,
     content: ParcelContent,
 }
@@ -97,11 +98,11 @@ struct Parcel {
 enum ParcelContent {
     Awaited,
     Here(SpoolPlace),
-    /// Only its author may publish it (NIP-70).
+    /// Only the author may publish it (NIP-70).
     Protected,
 }
 
-/// The newest ids.
+/// The most recent ids.
 #[derive(Default)]
 struct RecentIds {
     ids: HashSet<Id>,
@@ -124,21 +125,21 @@ impl RecentIds {
     }
 }
 
-/// What a relay is to be sent, and what it is asked for.
+/// The events to send to a relay, and those to request from it.
 #[derive(Default)]
 pub(super) struct MoveOrders {
     pub(super) have: Vec<Id>,
     pub(super) need: Vec<Id>,
 }
 
-/// Events to send, and those that may not be sent.
+/// Events to send, and events that must not be sent.
 #[derive(Default)]
 pub(super) struct Delivery {
     pub(super) events: Vec<(Id, String)>,
     pub(super) protected: Vec<Id>,
 }
 
-/// What is left when all syncs have ended.
+/// The state after all syncs have ended.
 pub(super) struct Remains {
     pub(super) lists: Vec<Option<IdList>>,
     pub(super) failed: HashMap<Id, Relays>,
@@ -146,7 +147,8 @@ pub(super) struct Remains {
 }
 
 impl Exchange {
-    /// Between so many relays. `failed` are relays that did not send an event that they list.
+    /// An exchange between `relays` relays. `failed` has relays that did not send an event that
+    /// they list.
     pub(super) fn new(relays: usize, is_live: bool, failed: HashMap<Id, Relays>) -> Self {
         let state = ExchangeState {
             relays: (0..relays).map(|_| ListedRelay::default()).collect(),
@@ -173,9 +175,9 @@ impl Exchange {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All ids of a relay have been listed. Waits for the other relays, and tells what is to be
-    /// moved. `is_first` is a list that nothing was moved before; `losses` is how often the connection
-    /// was lost before: the list of one that is gone counts for nothing.
+    /// Records the complete list of a relay. Waits for the other relays, and returns the relay's
+    /// moves. `is_first` marks a list before any move. `losses` is the number of lost connections
+    /// at the start of the list: a list from a lost connection is ignored.
     pub(super) fn listed(
         &self,
         relay: usize,
@@ -220,14 +222,14 @@ impl Exchange {
         Ok(state.orders(relay))
     }
 
-    /// All ids of a relay have been listed, and nothing is to be moved.
+    /// Records the complete list of a relay when nothing is to be moved.
     pub(super) fn noted(&self, relay: usize, list: IdList) {
         if let Some(own) = self.state().relays.get_mut(relay) {
             own.list = Some(list);
         }
     }
 
-    /// Has all other relays that can be reached listed once more.
+    /// Makes all other reachable relays list their ids again.
     fn begin_anew(&self, state: &mut ExchangeState, relay: usize) {
         state.is_planned = false;
         state.parcels.clear();
@@ -241,13 +243,13 @@ impl Exchange {
         }
     }
 
-    /// How often the connection to a relay was lost.
+    /// The number of lost connections of a relay.
     pub(super) fn losses(&self, relay: usize) -> u64 {
         self.state().losses(relay)
     }
 
-    /// The events of these ids, once those that are still to come have come, or the connection is lost once
-    /// more.
+    /// The events with these ids. Waits until those still in transit have arrived, or until the
+    /// connection is lost again.
     pub(super) fn load(&self, relay: usize, ids: &[Id], losses: u64) -> io::Result<Delivery> {
         let mut state = self.state();
         while !state.is_stopped && state.losses(relay) == losses && state.awaits_any(ids) {
@@ -266,7 +268,7 @@ impl Exchange {
         Ok(delivery)
     }
 
-    /// An event has come that a relay was asked for. Returns whether there was room for it.
+    /// Stores an event that was requested from a relay. Returns whether there was room for it.
     pub(super) fn arrived(&self, id: &Id, json: &str) -> io::Result<bool> {
         let mut state = self.state();
         let state = &mut *state;
@@ -281,7 +283,7 @@ impl Exchange {
         Ok(place.is_some())
     }
 
-    /// An event has come that only its author may publish.
+    /// Records an event that only its author may publish.
     pub(super) fn arrived_protected(&self, id: &Id) {
         if let Some(parcel) = self.state().parcels.get_mut(id) {
             parcel.content = ParcelContent::Protected;
@@ -290,31 +292,31 @@ impl Exchange {
         self.changed.notify_all();
     }
 
-    /// A live event has come. Passes it on to the other relays, unless it was before; returns
-    /// whether it was new.
+    /// Passes a live event on to the other relays, unless it was passed on before. Returns whether
+    /// it was new.
     pub(super) fn pass_on(&self, from: usize, event: Loaded) -> io::Result<bool> {
         let mut state = self.state();
         if state.parcels.contains_key(&event.id) || !state.recent.insert(event.id) {
             return Ok(false);
         }
-        // A relay may have to be sent it again.
+        // Stored, because it may have to be sent to a relay again.
         if let Some(place) = state.spool.put(&event.json)? {
             let content = ParcelContent::Here(place);
             let parcel = Parcel { holders: bit(from), lackers: 0, source: None, content };
             state.parcels.insert(event.id, parcel);
         }
         drop(state);
-        // Fails only where nobody listens.
+        // Fails only without receivers.
         let _ = self.passed.send(Arc::new(PassedEvent { from, event }));
         Ok(true)
     }
 
-    /// Live events for a relay; none where only what is there is synced.
+    /// The live events for a relay; `None` unless the sync is live.
     pub(super) fn listen(&self) -> Option<PassedEvents> {
         self.is_live.then(|| PassedEvents(self.passed.subscribe().into()))
     }
 
-    /// What is to be passed on to a relay next.
+    /// The next live events to pass on to a relay.
     pub(super) async fn next(&self, relay: usize, events: &PassedEvents) -> OurEvents {
         let Some(list_again) = self.list_again.get(relay) else {
             return std::future::pending().await;
@@ -331,8 +333,8 @@ impl Exchange {
         }
     }
 
-    /// The connection to a relay is gone. One that is out of reach, or breaks again and again, is not
-    /// waited for.
+    /// Records a lost connection. The others do not wait for a relay that is out of reach or whose
+    /// connection breaks repeatedly.
     pub(super) fn lost(&self, relay: usize, is_out_of_reach: bool) {
         let mut state = self.state();
         let is_planned = state.is_planned;
@@ -348,19 +350,19 @@ impl Exchange {
         self.changed.notify_all();
     }
 
-    /// What the relay was asked for and has not sent will not come.
+    /// Records that events requested from the relay and not sent yet will not come.
     pub(super) fn ended(&self, relay: usize) {
         self.state().end_source(relay, true);
         self.changed.notify_all();
     }
 
-    /// Nothing waits from here on.
+    /// Releases all waiting tasks, permanently.
     pub(super) fn stop(&self) {
         self.state().is_stopped = true;
         self.changed.notify_all();
     }
 
-    /// What is left, once all syncs have ended.
+    /// The remaining differences, once all syncs have ended.
     pub(super) fn remains(&self) -> Remains {
         let mut state = self.state();
         Remains {
@@ -376,7 +378,7 @@ impl ExchangeState {
         self.relays.get(relay).map_or(0, |relay| relay.losses)
     }
 
-    /// Whether any of the events is still to come.
+    /// Whether any of the events is still in transit.
     fn awaits_any(&self, ids: &[Id]) -> bool {
         let awaits = |parcel: &Parcel| {
             parcel.source.is_some() && matches!(parcel.content, ParcelContent::Awaited)
@@ -384,7 +386,7 @@ impl ExchangeState {
         ids.iter().any(|id| self.parcels.get(id).is_some_and(awaits))
     }
 
-    /// Compares the lists.
+    /// Compares the lists and plans the moves.
     fn plan(&mut self) -> io::Result<()> {
         let is_here = |relay: &ListedRelay| relay.stage == ListingStage::Listed;
         let lists: Vec<Option<IdList>> =
@@ -400,7 +402,7 @@ impl ExchangeState {
                 if !is_cut {
                     let came_live = parcels.remove(&id).map(|parcel| parcel.content);
                     let (source, content) = match came_live {
-                        // Its relay has sent it already, and is not asked for it.
+                        // Its relay has sent it already; it is not requested again.
                         Some(content @ ParcelContent::Here(_)) => (None, content),
                         _ => (Some(choose(sources, &id)), ParcelContent::Awaited),
                     };
@@ -413,7 +415,7 @@ impl ExchangeState {
         Ok(())
     }
 
-    /// A relay has listed its ids again, after some events were moved.
+    /// Handles a new list of a relay after some events were moved.
     fn see_again(&mut self, relay: usize, list: &IdList) -> io::Result<()> {
         let mut reader = list.read()?;
         while let Some(id) = reader.next()? {
@@ -445,7 +447,7 @@ impl ExchangeState {
         orders
     }
 
-    /// Of what a relay was asked for nothing more comes.
+    /// Marks the events requested from a relay as not coming.
     fn end_source(&mut self, relay: usize, has_failed: bool) {
         for (id, parcel) in &mut self.parcels {
             if parcel.source == Some(relay) && matches!(parcel.content, ParcelContent::Awaited) {
@@ -458,7 +460,7 @@ impl ExchangeState {
     }
 }
 
-/// One of the relays, evenly.
+/// Chooses one of the relays, evenly by id.
 fn choose(relays: Relays, id: &Id) -> usize {
     let [first, ..] = id;
     let nth = usize::from(*first) % (relays.count_ones().max(1) as usize);

@@ -13,7 +13,7 @@ fn list(ids: &[Id]) -> IdList {
     builder.finish()
 }
 
-/// Both relays list what they have, each waiting for the other.
+/// Both relays list their ids, each waiting for the other.
 fn both_list(exchange: &Exchange, first: &[Id], second: &[Id]) -> (MoveOrders, MoveOrders) {
     let listed =
         |relay, ids| exchange.listed(relay, list(ids), true, true, exchange.losses(relay)).unwrap();
@@ -35,7 +35,7 @@ fn the_list_of_a_connection_that_is_gone_counts_for_nothing() {
     let orders = std::thread::scope(|scope| {
         let back = || exchange.listed(1, list(&[OLD]), false, true, exchange.losses(1)).unwrap();
         let back = scope.spawn(back);
-        // The other relay is to list again, as it may have got something meanwhile.
+        // The other relay has to list again, because it may have received events meanwhile.
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let told = runtime.block_on(exchange.next(0, &live));
         assert!(matches!(told, OurEvents::Missed));
@@ -52,7 +52,7 @@ fn what_came_live_before_the_lists_are_compared_is_passed_on_by_them() {
     let event = Loaded { id: NEW, kind: 1, json: "{}".to_owned() };
     assert!(exchange.pass_on(0, event).unwrap());
     let (first, second) = both_list(&exchange, &[OLD, NEW], &[OLD]);
-    // Its relay has sent it, and is not asked for it again.
+    // Its relay has sent it; it is not requested again.
     assert!(first.need.is_empty());
     assert_eq!(second.have, [NEW]);
     let delivery = exchange.load(1, &second.have, exchange.losses(1)).unwrap();

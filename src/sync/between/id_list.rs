@@ -1,4 +1,5 @@
-//! The ids of a relay's events: few in memory, more in a file that has no name and goes with us.
+//! The ids of a relay's events: in memory while they are few, otherwise in an unnamed temporary
+//! file.
 
 use super::super::machine::Id;
 use std::cmp::Reverse;
@@ -8,20 +9,20 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// So many ids stay in memory (4 MiB); then they are sorted and written.
+/// Ids in memory (4 MiB); when it is full they are sorted and written to the file.
 const IN_MEMORY: usize = 1 << 17;
-/// The most ids of a relay: more than the largest has. On disk they take 3.2 GB.
+/// Maximum number of ids of a relay, above that of the largest relay. They take 3.2 GB on disk.
 const MOST_IDS: u64 = 100_000_000;
-/// So many ids of a sorted run are read at a time.
+/// Ids of a sorted run that are read at a time.
 const READ_IDS: usize = 256;
 const ID_BYTES: usize = 32;
 
-/// Takes ids in any order.
+/// Collects ids in any order.
 #[derive(Default)]
 pub(super) struct IdListBuilder {
     fresh: Vec<Id>,
     file: Option<File>,
-    /// Where each sorted run ends in the file, in ids.
+    /// The end of each sorted run in the file, counted in ids.
     ends: Vec<u64>,
 }
 
@@ -65,7 +66,7 @@ pub(super) struct IdList {
 }
 
 impl IdList {
-    /// Reads the ids in order, each once.
+    /// Reads the ids in order, without duplicates.
     pub(super) fn read(&self) -> io::Result<IdReader<'_>> {
         let mut runs = vec![SortedRun { ahead: self.fresh.to_vec(), ..SortedRun::default() }];
         let mut start = 0;
@@ -85,7 +86,7 @@ impl IdList {
         Ok(reader)
     }
 
-    /// These ids and those of `other`.
+    /// The union of these ids and those of `other`.
     pub(super) fn joined(&self, other: &Self) -> io::Result<Self> {
         let mut builder = IdListBuilder::default();
         for list in [self, other] {
@@ -98,7 +99,7 @@ impl IdList {
     }
 }
 
-/// A sorted run, of which some ids have been read.
+/// A sorted run, partly read.
 #[derive(Default)]
 struct SortedRun<'list> {
     file: Option<&'list File>,
@@ -154,8 +155,8 @@ impl IdReader<'_> {
     }
 }
 
-/// Calls `visit` with each id of any list, in order, and the lists that have it, the first as the
-/// lowest bit, until it says that it has had enough.
+/// Calls `visit` with each id of any list, in order, and the set of lists that have it (the first
+/// list is the lowest bit), until `visit` breaks off.
 pub(super) fn compare(
     lists: &[Option<IdList>],
     mut visit: impl FnMut(Id, u32) -> bool,

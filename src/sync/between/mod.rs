@@ -1,9 +1,9 @@
-//! Brings relays that are not ours to the same events, without a store of our own.
+//! Brings other relays to the same set of events, without a store of our own.
 //!
-//! Each relay is synced with by a machine as every peer is; what is behind the machine is not a
-//! store but the other relays. `side` is that: it lists the relay's ids and passes events on.
-//! `exchange` knows what each relay lacks, `id_list` and `spool` keep ids and events on disk once
-//! they are many, `report` compares the relays by what they listed last.
+//! A machine syncs with each relay as with any peer, but its own side is the other relays instead
+//! of a store. `side` implements that: it lists the relay's ids and passes events on. `exchange`
+//! tracks the events that each relay lacks, `id_list` and `spool` keep ids and events on disk once
+//! they are many, and `report` compares the relays by their last lists.
 
 mod exchange;
 #[cfg(test)]
@@ -33,19 +33,20 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use tokio::task::JoinSet;
 
-/// The most relays at a time.
+/// Maximum number of relays.
 pub const MOST_RELAYS: usize = 16;
-/// After so many passes sets that go on changing are left.
+/// Passes after which sets that keep changing are left as they are.
 const MOST_PASSES: u32 = 3;
-/// The most passes that each move something.
+/// Maximum number of passes, each of which moved events.
 const MOST_MOVING_PASSES: u32 = 1_000;
 
-/// How relays are reached, and who we are to them.
+/// The connection and authentication settings for all relays.
 pub struct Between {
     verifier: Verifier,
     keys: Option<Keys>,
     connector: Connector,
     moves_protected: bool,
+    clock: Clock,
 }
 
 impl std::fmt::Debug for Between {
@@ -54,13 +55,29 @@ impl std::fmt::Debug for Between {
     }
 }
 
-/// A relay to sync with others.
+/// One relay of the sync.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct BetweenRelay {
     /// Its URL.
     pub url: RelayUrl,
-    /// Hears what is said to it and by it.
+    /// Receives all messages to and from it.
     pub trace: Option<Trace>,
+}
+
+impl BetweenRelay {
+    /// The relay of a URL.
+    #[must_use]
+    pub fn new(url: RelayUrl) -> Self {
+        Self { url, trace: None }
+    }
+
+    /// Sets [`BetweenRelay::trace`].
+    #[must_use]
+    pub fn trace(mut self, trace: impl Into<Option<Trace>>) -> Self {
+        self.trace = trace.into();
+        self
+    }
 }
 
 impl std::fmt::Debug for BetweenRelay {
@@ -69,7 +86,7 @@ impl std::fmt::Debug for BetweenRelay {
     }
 }
 
-/// What does not end with a pass.
+/// State that outlives a pass.
 struct Told<F> {
     traits: Vec<Arc<Mutex<PeerTraits>>>,
     progress: Arc<F>,
@@ -77,26 +94,35 @@ struct Told<F> {
 }
 
 impl Between {
-    /// As `[sync]` says.
+    /// Settings from `[sync]`.
     ///
     /// # Errors
-    /// When the key or the file of authorities cannot be read, or the system gives no thread.
+    /// [`SyncError`] when the key or the file of authorities cannot be read, or a thread cannot be
+    /// started.
     pub fn configured(config: &SyncConfig) -> Result<Self, SyncError> {
         Ok(Self {
             verifier: Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?,
             keys: configured_keys(config)?,
             connector: Connector::configured(config)?,
             moves_protected: config.protected,
+            clock: Clock::system(),
         })
     }
 
-    /// Brings up to [`MOST_RELAYS`] relays to the same events: those of the filter that any of them
-    /// shows. Events move in all directions, and ids are compared as lists, whatever the options
-    /// say. Progress is told with the place of the relay.
+    /// Replaces the clock of the system.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Brings up to [`MOST_RELAYS`] relays to the same set of events: all events that match the
+    /// filter and that any of them shows. Events move in all directions. Ids are compared as lists,
+    /// whatever the options. Progress comes with the index of the relay.
     ///
     /// # Errors
-    /// When there are more relays, one cannot be reached without a proxy, or a temporary file cannot be written. A
-    /// relay's faults are in the report.
+    /// [`SyncError`] when there are more relays, one cannot be reached without a proxy, or a
+    /// temporary file cannot be written. Faults of a relay are in the report.
     pub async fn sync(
         &self,
         relays: &[BetweenRelay],
@@ -107,11 +133,8 @@ impl Between {
             return Err(SyncError::TooManyRelays);
         }
         let traits = relays.iter().map(|_| Arc::default()).collect();
-        let told = Told {
-            traits,
-            progress: Arc::new(progress),
-            clock: SyncClock::start(&Clock::system()),
-        };
+        let told =
+            Told { traits, progress: Arc::new(progress), clock: SyncClock::start(&self.clock) };
         let mut earlier: Option<Vec<Report>> = None;
         let mut failed = HashMap::new();
         let mut passes = 0;
@@ -137,7 +160,7 @@ impl Between {
         }
     }
 
-    /// Lists all relays, moves what they lack, and lists those again that were sent something.
+    /// Lists all relays, moves missing events, and lists those relays again that received any.
     async fn pass<F: Fn(usize, Progress) + Send + Sync + 'static>(
         &self,
         relays: &[BetweenRelay],
@@ -151,7 +174,7 @@ impl Between {
             keys: self.keys.clone(),
             moves_protected: self.moves_protected,
             dry_run: options.dry_run,
-            clock: Clock::system(),
+            clock: self.clock.clone(),
         });
         let key = self.keys.as_ref().map(|keys| keys.public_key().to_bytes());
         let mut syncs = JoinSet::new();
@@ -168,7 +191,7 @@ impl Between {
                 let tell = |told| progress(place, told);
                 let ended =
                     drive(&connector, &url, &options, machine, side, clock.clone(), tell).await;
-                // Whether it has ended well or not: nobody waits for it.
+                // Whether the sync succeeded or failed, the others no longer wait for it.
                 common.exchange.lost(place, true);
                 let ended = ended.and_then(|machine| {
                     let left = machine.left();
@@ -199,7 +222,7 @@ impl Between {
     }
 }
 
-/// Adds what an earlier pass did. What it left is in the later report again.
+/// Adds the results of an earlier pass. Differences that it left are in the later report again.
 fn add(end: &mut RelayEnd, earlier: &Report) {
     let report = &mut end.report;
     report.have += earlier.uploaded;

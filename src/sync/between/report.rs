@@ -1,4 +1,4 @@
-//! How the relays compare at the end: each with all that the others show, and each pair.
+//! The final comparison of the relays: each with the union of all, and each pair.
 
 use super::super::machine::{Id, Left};
 use super::super::reason::Reason;
@@ -8,52 +8,53 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 
-/// The end of a sync between relays.
+/// The result of a sync between relays.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct BetweenReport {
-    /// Each relay, in the order in which they were named: against all events that any of them
-    /// shows. `need` and `stored` are events that it had for others, and those that it sent.
+    /// Each relay, in the given order, compared with the union of all events shown. `need` and
+    /// `stored` count events that it had for others, and those that it sent.
     pub relays: Vec<Report>,
-    /// Each pair.
+    /// Each pair of relays.
     pub pairs: Vec<PairReport>,
-    /// Whether all relays hold the same events that match.
+    /// Whether all relays have the same matching events.
     pub equal: bool,
     /// Whether no pair is `incomplete`.
     pub complete: bool,
 }
 
-/// How two relays compare.
+/// The comparison of two relays.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct PairReport {
     /// The URLs of both.
     pub relays: [String; 2],
-    /// How they compare.
+    /// The verdict about the pair.
     pub verdict: Verdict,
-    /// What that rests on: complete lists of ids (`negentropy`), or of one at least what it showed
-    /// when it was read (`read`).
+    /// The basis of the verdict: complete lists of ids (`negentropy`), or, for at least one relay,
+    /// the events that it showed when it was read (`read`).
     pub proof: Option<Proof>,
-    /// How many events only the first has, and only the second.
+    /// The number of events that only the first has, and that only the second has.
     pub only: [u64; 2],
-    /// Why they were not moved. What was not tried is left out.
+    /// Why they were not moved, by reason. Events that were not tried are left out.
     pub differs: BTreeMap<Reason, u64>,
-    /// Kinds that one of them shows to their owners only.
+    /// Kinds that one of them shows only to their owners.
     pub not_compared: Vec<u16>,
-    /// The connections that what is known of either rests on: see [`Report::connections`].
+    /// The number of connections that the result rests on: see [`Report::connections`].
     pub connections: u32,
-    /// Why nothing is proven.
+    /// Why there is no result.
     pub error: Option<String>,
 }
 
-/// How the sync with one relay ended.
+/// The end of the sync with one relay.
 pub(super) struct RelayEnd {
     pub(super) report: Report,
     pub(super) left: HashMap<Id, Left>,
 }
 
 impl RelayEnd {
-    /// Whether the relay has an event that it did not list: it was sent, and shown since.
+    /// Whether the relay has an event that it did not list: it was sent the event, and showed it
+    /// later.
     fn was_given(&self, id: &Id) -> bool {
         self.report.method == Method::Req && self.left.get(id) == Some(&Left::Taken)
     }
@@ -75,7 +76,7 @@ struct Differences {
 
 impl Differences {
     fn add(&mut self, side: usize, reason: Option<Reason>) {
-        // What a relay hides cannot be compared.
+        // Hidden events cannot be compared.
         if reason == Some(Reason::Hidden) {
             return;
         }
@@ -94,7 +95,7 @@ impl Differences {
             _ if self.only == [0, 0] => Verdict::Equal,
             _ if !moves => Verdict::Differs,
             _ if is_unexplained => Verdict::Incomplete,
-            // The sets change while they are compared.
+            // The sets changed during the comparison.
             _ if self.untried > 0 => Verdict::CaughtUp,
             _ => Verdict::Differs,
         }
@@ -109,8 +110,8 @@ impl Differences {
     }
 }
 
-/// Compares the relays by what they listed last. `moves` is whether differences were to be moved.
-/// Also returns how many events differ that no sync was to move: they came while others were moved.
+/// Compares the relays by their last lists. `moves` is whether differences were to be moved. Also
+/// returns the number of differing events that arrived during the moves, which no sync was to move.
 pub(super) fn judge(
     ends: Vec<RelayEnd>,
     lists: &[Option<IdList>],
@@ -131,10 +132,10 @@ pub(super) fn judge(
     Ok((comparison.report(moves), untried))
 }
 
-/// The relays, and how far they differ.
+/// The relays and their differences.
 struct PairComparison {
     ends: Vec<RelayEnd>,
-    /// The relays of which there is a list.
+    /// The relays that have a list.
     is_listed: Vec<bool>,
     of_pairs: BTreeMap<(usize, usize), Differences>,
     of_relays: Vec<Differences>,
@@ -142,7 +143,7 @@ struct PairComparison {
 }
 
 impl PairComparison {
-    /// Takes an event and the relays that listed it.
+    /// Counts an event and the relays that listed it.
     fn take(&mut self, id: &Id, listed: u32) {
         let ends = self.ends.iter().enumerate();
         let has: Vec<bool> =
@@ -195,7 +196,7 @@ fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).flat_map(move |a| (a + 1..count).map(move |b| (a, b)))
 }
 
-/// A relay against all that any of them shows.
+/// Compares a relay with the union of all.
 fn judge_relay(report: &mut Report, found: &Differences, moves: bool) {
     if !moves {
         (report.have, report.need) = (found.only[0], found.only[1]);

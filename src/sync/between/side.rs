@@ -1,4 +1,4 @@
-//! Our side of the sync with one of the relays: no events of our own, but those of the others.
+//! Our side of the sync with one of the relays: the events of the other relays instead of a store.
 
 use super::super::driver::{OurEvents, OurSide};
 use super::super::filter::Window;
@@ -17,26 +17,26 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What the sides of all relays have in common.
+/// Shared by the sides of all relays.
 pub(super) struct Common {
     pub(super) exchange: Exchange,
     pub(super) verifier: Verifier,
     pub(super) keys: Option<Keys>,
-    /// Whether events are moved that only their author may publish (NIP-70).
+    /// Whether to move events that only their author may publish (NIP-70).
     pub(super) moves_protected: bool,
     pub(super) dry_run: bool,
     pub(super) clock: Clock,
 }
 
-/// The other relays, as one of them is synced with them.
+/// The other relays, as our side of the sync with one relay.
 pub(super) struct RelaySide {
     common: Arc<Common>,
     relay: usize,
     url: RelayUrl,
     sessions: Mutex<HashMap<u64, Initiator<Slice>>>,
-    /// The ids that the relay has shown since the last list was complete.
+    /// The ids that the relay has shown since its last complete list.
     listing: Mutex<IdListBuilder>,
-    /// How the relay has to be asked; it outlives the pass.
+    /// How to query the relay; outlives the pass.
     traits: Arc<Mutex<PeerTraits>>,
     live: Option<PassedEvents>,
 }
@@ -67,7 +67,7 @@ impl RelaySide {
         Done::Failed(format!("the exchange with {}: {error}", self.url))
     }
 
-    /// `losses` is how often the connection was lost before the work began.
+    /// `losses` is the number of lost connections at the start of the work.
     fn try_perform(&self, work: Work, losses: u64) -> io::Result<Done> {
         Ok(match work {
             Work::Recall => {
@@ -92,7 +92,7 @@ impl RelaySide {
             Work::Sign { challenge } => self.sign(&challenge),
             // Pages are compared when all of them are read: see `conclude`.
             Work::Compare { .. } => Done::Finished,
-            // Nothing outlives the command, and nothing is told by row.
+            // No state outlives the command, and there are no rows.
             Work::RememberRefused(_)
             | Work::RememberMark(_)
             | Work::Sort { .. }
@@ -102,15 +102,13 @@ impl RelaySide {
         })
     }
 
-    /// An empty set: the relay answers with the ids of all that it has.
+    /// An empty set: the relay answers with all its ids.
     fn open(&self, opening: &Opening) -> io::Result<Done> {
-        let options = InitiatorOptions {
-            rule: Rule::Exact,
-            frame_limit_bytes: opening.frame_limit_bytes,
-            opening_limit_bytes: opening.opening_limit_bytes,
-            since: opening.window.since,
-            ..InitiatorOptions::default()
-        };
+        let options = InitiatorOptions::default()
+            .rule(Rule::Exact)
+            .frame_limit_bytes(opening.frame_limit_bytes)
+            .opening_limit_bytes(opening.opening_limit_bytes)
+            .since(opening.window.since);
         let mut initiator = Initiator::new(nothing(), options).map_err(io::Error::other)?;
         let message = initiator.open();
         lock(&self.sessions).insert(opening.session, initiator);
@@ -233,7 +231,7 @@ impl OurSide for RelaySide {
     }
 }
 
-/// Reads an event of a page: only its id is noted.
+/// Records the id of an event on a page.
 fn list(asked: &Asked, text: &str) -> Settled {
     match Event::parse(text) {
         Err(error) => invalid(asked, error.id.as_deref()),
@@ -248,7 +246,7 @@ fn invalid(asked: &Asked, hex: Option<&str>) -> Settled {
 }
 
 impl Common {
-    /// Takes an event that is to go to other relays.
+    /// Takes an event that goes to other relays.
     fn take(&self, relay: usize, asked: &Asked, text: &str, live: bool) -> Settled {
         let event = match Event::parse(text) {
             Err(error) => return invalid(asked, error.id.as_deref()),

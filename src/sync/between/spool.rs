@@ -1,15 +1,16 @@
-//! Events on their way from one relay to others: few in memory, more in a file that has no name.
+//! Events in transit between relays: in memory while they are few, otherwise in an unnamed
+//! temporary file.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
-/// So many bytes of events stay in memory.
+/// Bytes of events kept in memory.
 const IN_MEMORY_BYTES: usize = 8 << 20;
-/// The most bytes in all; what comes beyond is left for another pass.
+/// Maximum total bytes; further events are left for another pass.
 const MOST_BYTES: u64 = 1 << 30;
 
-/// Where an event is.
+/// The position of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SpoolPlace {
     at: u64,
@@ -19,14 +20,14 @@ pub(super) struct SpoolPlace {
 /// Events, one after the other.
 #[derive(Default)]
 pub(super) struct Spool {
-    /// The first of them.
+    /// The first of them, in memory.
     memory: Vec<u8>,
     file: Option<File>,
     file_bytes: u64,
 }
 
 impl Spool {
-    /// Keeps an event; `None` when there is no more room.
+    /// Stores an event; `None` if there is no more room.
     pub(super) fn put(&mut self, json: &str) -> io::Result<Option<SpoolPlace>> {
         let bytes = json.len();
         if self.file.is_none() && self.memory.len() + bytes <= IN_MEMORY_BYTES {

@@ -1,4 +1,4 @@
-//! Drives a machine: the socket, the clock, the threads, and what goes on on our side.
+//! Drives a machine: socket, clock, threads, and the work of our side.
 
 mod our_side;
 mod worker;
@@ -24,14 +24,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use worker::Worker;
 
-/// How long what is under way may take once the sync is told to end.
+/// Timeout for running work after the sync was stopped.
 const STOP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
-/// After so many frames in a row the runtime gets a turn.
+/// Frames in a row after which the task yields to the runtime.
 const FRAMES_IN_A_ROW: u32 = 64;
 
 type Connecting<'a> = Pin<Box<dyn Future<Output = Result<Peer, PeerError>> + Send + 'a>>;
 
-/// Syncs, and tells what differed in the last round where that is to be told `by` something.
+/// Runs a sync. With `by`, also returns the differences of the last round.
 pub(super) async fn run(
     local: &Local,
     url: &str,
@@ -54,7 +54,7 @@ pub(super) async fn run(
     Ok((Report { elapsed_ms: clock.elapsed_ms(), ..report }, breakdown))
 }
 
-/// What the machine is told of the options.
+/// The machine's settings from the options.
 pub(super) fn settings(options: &Options, by: Option<By>, key: Option<[u8; 32]>) -> Settings {
     Settings {
         filter: options.filter.clone(),
@@ -73,7 +73,7 @@ pub(super) fn settings(options: &Options, by: Option<By>, key: Option<[u8; 32]>)
 /// Drives a machine until its sync is over.
 ///
 /// # Errors
-/// When there is no way to the peer, or our side cannot go on.
+/// [`SyncError`] when the peer cannot be reached at all, or our side fails.
 pub(super) async fn drive<S: OurSide>(
     connector: &Connector,
     url: &RelayUrl,
@@ -91,7 +91,8 @@ pub(super) async fn drive<S: OurSide>(
     driver.run(works).await.map_err(SyncError::Store)
 }
 
-/// What a peer is remembered under: what was moved one way says nothing about the other.
+/// The key under which a peer's state is recorded: moves in one direction say nothing about the
+/// other.
 fn mark_key(options: &Options) -> String {
     match options.direction {
         Direction::Both => options.filter.text(),
@@ -99,7 +100,7 @@ fn mark_key(options: &Options) -> String {
     }
 }
 
-/// Tells the machine how long the sync has run, and what time it is.
+/// Gives the machine the duration of the sync and the current time.
 #[derive(Clone)]
 pub(super) struct SyncClock {
     began: Instant,
@@ -128,10 +129,10 @@ struct Driver<'sync, P, S> {
     side: Arc<S>,
     clock: SyncClock,
     progress: P,
-    /// Work on threads, whatever the machine asked for.
+    /// The machine's work on threads.
     jobs: JoinSet<()>,
     done: mpsc::UnboundedSender<Done>,
-    /// The machine was told what to download, and has not done so yet.
+    /// Whether the machine has downloads that are not complete.
     gets: bool,
 }
 
@@ -177,8 +178,8 @@ impl<P: FnMut(Progress) + Send, S: OurSide> Driver<'_, P, S> {
                 }
             };
             let reads = self.machine.is_up() && self.machine.may_read();
-            // Stop and deadlines first: a peer that always has something to say must not keep them
-            // from being seen. That is why no arm may use up the task's budget.
+            // Stop and deadlines come first: a peer that always sends must not hide them. For that
+            // reason no arm may use up the task's budget.
             let event = tokio::task::unconstrained(async {
                 tokio::select! {
                     biased;
@@ -238,11 +239,11 @@ impl<P: FnMut(Progress) + Send, S: OurSide> Driver<'_, P, S> {
         Ok(self.machine)
     }
 
-    /// Begins what is to be done, and tells what is to be told.
+    /// Begins pending work and reports pending progress.
     fn begin_and_tell(&mut self) {
         while let Some(work) = self.machine.poll_work() {
             let (side, done) = (Arc::clone(&self.side), self.done.clone());
-            // Sending fails only when the sync is over.
+            // Sending fails only after the sync is over.
             if matches!(work, Work::Ingest { .. }) {
                 self.jobs.spawn(async move { drop(done.send(side.ingest(work).await)) });
             } else {
@@ -253,7 +254,7 @@ impl<P: FnMut(Progress) + Send, S: OurSide> Driver<'_, P, S> {
         while let Some(told) = self.machine.poll_progress() {
             (self.progress)(told);
         }
-        // A thread that panicked leaves its work undone for ever.
+        // A thread that panicked will never finish its work.
         while let Some(ended) = self.jobs.try_join_next() {
             if let Err(panic) = ended
                 && panic.is_panic()

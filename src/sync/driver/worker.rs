@@ -1,4 +1,4 @@
-//! Our side over a store: does the machine's work on threads, in any order.
+//! Our side over a store: performs the machine's work on threads, in any order.
 
 use super::super::Local;
 use super::super::breakdown::{self, By, Rows};
@@ -18,11 +18,11 @@ use nostr::{EventBuilder, JsonUtil};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// With at most so many of our items newer than the last proof, what the peer has that is newer is
-/// asked for at once.
+/// With at most this many of our items newer than the last proof, the peer's newer events are
+/// requested at once.
 const FEW_NEW_ITEMS: usize = 64;
-/// A reading goes on from the mark with an overlap of so many of our newest events, or one in so
-/// many of all, within so many seconds: events may come to a peer late.
+/// A reading continues from the mark with an overlap, because events may reach a peer late: this
+/// many of our newest events, or one in `OVERLAP_SHARE` of all, within `OVERLAP_S` seconds.
 const OVERLAP_EVENTS: usize = 8;
 const OVERLAP_SHARE: usize = 100;
 const OVERLAP_S: u64 = 900;
@@ -31,15 +31,16 @@ const OVERLAP_S: u64 = 900;
 pub(super) struct Worker {
     local: Local,
     url: RelayUrl,
-    /// What the peer is remembered under.
+    /// The key under which the peer's state is recorded.
     peer_key: String,
     filter: PeerFilter,
-    /// What the mark is remembered under, beside the peer.
+    /// The second part of the key of the sync mark, in addition to the peer.
     mark_key: String,
     sessions: Mutex<HashMap<u64, Initiator<Slice>>>,
-    /// The ids of events on their way from the peer, where live events go back and forth.
+    /// The ids of events from the peer that are being stored; only if live events move in both
+    /// directions.
     from_peer: Option<FromPeer>,
-    /// Our commits, where they are passed on.
+    /// Our commits, if they are passed on.
     changes: Option<tokio::sync::Mutex<Subscriber>>,
 }
 
@@ -67,7 +68,7 @@ impl Worker {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was stored here and matches, unless it came from the peer.
+    /// New stored events that match, except those from the peer.
     fn of_change(&self, change: &Change) -> Vec<Loaded> {
         let mut events = Vec::new();
         for step in &change.steps {
@@ -111,7 +112,7 @@ impl Worker {
             }
             Work::Load { ids } => self.load(&ids)?,
             Work::RememberRefused(mut refused) => {
-                // The machine knows the peer by the URL that is shown.
+                // The machine knows the peer by the URL without secrets.
                 for refused in refused.iter_mut().filter(|refused| !refused.peer.is_empty()) {
                     refused.peer.clone_from(&self.peer_key);
                 }
@@ -137,7 +138,7 @@ impl Worker {
         })
     }
 
-    /// What is only remembered to make the next sync shorter may fail.
+    /// A record that only shortens the next sync may fail to be written.
     fn remember(&self, what: &str, written: Result<(), StoreError>) -> Done {
         if let Err(error) = written {
             tracing::warn!(peer = %self.url, what, %error, "not remembered");
@@ -157,7 +158,7 @@ impl Worker {
         Ok(Done::Recalled { mark, traits, overlap, kept })
     }
 
-    /// The second from which a reading goes on that has come to the second `to`.
+    /// The second from which a reading continues that has come to the second `to`.
     fn overlap(&self, to: u64) -> Result<Option<u64>, StoreError> {
         let set = self.set(self.filter.parsed())?;
         let known =
@@ -172,37 +173,34 @@ impl Worker {
         let set = self.local.sets.snapshot(std::slice::from_ref(filter), usize::MAX);
         set.map_err(|error| match error {
             SnapshotError::Store(error) => error,
-            // No set is larger than memory.
+            // No set is larger than the address space.
             _ => StoreError::Closed,
         })
     }
 
     fn open(&self, opening: Opening) -> Result<Done, StoreError> {
-        let options = InitiatorOptions {
-            rule: opening.rule,
-            frame_limit_bytes: opening.frame_limit_bytes,
-            opening_limit_bytes: opening.opening_limit_bytes,
-            sync_mark: opening.equal_up_to,
-            since: opening.window.since,
-            time_bucket_s: opening.time_bucket_s,
-            bounds_seed: opening.bounds_seed,
-            ..InitiatorOptions::default()
-        };
+        let options = InitiatorOptions::default()
+            .rule(opening.rule)
+            .frame_limit_bytes(opening.frame_limit_bytes)
+            .opening_limit_bytes(opening.opening_limit_bytes)
+            .sync_mark(opening.equal_up_to)
+            .since(opening.window.since)
+            .time_bucket_s(opening.time_bucket_s)
+            .bounds_seed(opening.bounds_seed);
         let (session, rule, set) =
             (opening.session, opening.rule, self.set(opening.filter.parsed())?);
         let count = set.len();
         let newest = count.checked_sub(1).and_then(|last| set.item(last));
         let newest = newest.map_or(0, |item| item.created_at);
-        // What was there when the sets were equal does not come again: neither what is of
-        // that second, nor what was made ahead of its time.
+        // Events that existed when the sets were equal do not come again: neither those of that
+        // second, nor those with a `created_at` in the future.
         let known = if newest > self.local.clock().now() { newest } else { 0 };
         let unknown = options.sync_mark.map(|second| second.max(known).saturating_add(1));
         let newer = |second: &u64| count - set.lower_bound(&Item::new(*second, [0; 32]));
         let ahead = unknown.filter(|second| newer(second) <= FEW_NEW_ITEMS);
-        // The limits are within the protocol's: see `Information`.
-        let initiator = Initiator::new(set.clone(), options).or_else(|_| {
-            Initiator::new(set, InitiatorOptions { rule, ..InitiatorOptions::default() })
-        });
+        // The limits are within those of the protocol: see `Information`.
+        let initiator = Initiator::new(set.clone(), options)
+            .or_else(|_| Initiator::new(set, InitiatorOptions::default().rule(rule)));
         let mut initiator = initiator.map_err(|_| StoreError::Closed)?;
         let message = initiator.open();
         self.local.sets.check(initiator.set())?;
@@ -211,7 +209,7 @@ impl Worker {
     }
 
     fn answer(&self, session: u64, payload: &[u8]) -> Result<Done, StoreError> {
-        // Taken out: an answer may take a while to read.
+        // Taken out of the map, because reading an answer may take a while.
         let initiator = self.sessions().remove(&session);
         let Some(mut initiator) = initiator else { return Ok(Done::Finished) };
         let mut found = Difference::new();
@@ -220,7 +218,7 @@ impl Worker {
                 InitiatorStep::Send(message) => Some(message),
                 InitiatorStep::Done => None,
             });
-        // Nothing is found in a set of which a part could not be read.
+        // A set of which a part could not be read shows no valid differences.
         self.local.sets.check(initiator.set())?;
         let unsettled_items = initiator.unsettled_items();
         self.sessions().insert(session, initiator);
@@ -229,7 +227,7 @@ impl Worker {
         Ok(Done::Answered { session, found, remembered, unsettled_items, next })
     }
 
-    /// Why ids need not be moved. What another ban list has refused may be taken now.
+    /// The recorded reasons not to move ids. Those of an earlier ban list no longer count.
     fn remembered(&self, ids: &[Id]) -> Result<HashMap<Id, String>, StoreError> {
         let mut remembered = self.local.store.refused(&self.peer_key, ids)?;
         let (name, banned) = (Reason::Banned.name(), self.banned());
@@ -240,7 +238,7 @@ impl Worker {
         Ok(remembered)
     }
 
-    /// How it is remembered that the ban list in force refuses an event.
+    /// The recorded reason for events that the current ban list refuses.
     fn banned(&self) -> String {
         let list = self.local.admission.moderation().current();
         format!("{} {:016x}", Reason::Banned.name(), list.fingerprint())
@@ -344,7 +342,8 @@ impl OurSide for Worker {
     }
 }
 
-/// NIP-70: whether only its author may publish the event. Most events are told by a look.
+/// NIP-70: whether only its author may publish the event. For most events a substring search
+/// decides.
 fn is_protected(json: &str) -> bool {
     json.contains(r#"["-""#) && Event::parse(json).is_ok_and(|event| event.is_protected())
 }

@@ -1,10 +1,10 @@
-//! What the peer says, and whom it concerns.
+//! Dispatches the peer's messages to the part of the machine that they concern.
 
 use super::{Asked, Hint, Loss, Machine};
 use crate::sync::message::{self, PeerMessage};
 use std::time::Duration;
 
-/// A peer that says so much in a minute without answering anything is left.
+/// Messages in a minute, none of which answers anything, after which the peer is given up.
 const MOST_IDLE_FRAMES: u32 = 20_000;
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -96,7 +96,7 @@ impl Machine {
         }
     }
 
-    /// CLOSED: for a subscription, or from relays that answer NEG-OPEN so.
+    /// CLOSED: of a subscription, or from relays that answer NEG-OPEN with it.
     fn closed(&mut self, subscription: &str, text: &str) {
         self.flush_batch();
         if self.on.probe.is_about(subscription) {
@@ -110,7 +110,7 @@ impl Machine {
         }
     }
 
-    /// A message that answers nothing has come.
+    /// Counts a message that answers nothing.
     pub(super) fn count_idle_frame(&mut self) {
         let (frames, since) = &mut self.on.idle_frames;
         if self.now.at >= *since + MINUTE {

@@ -1,22 +1,22 @@
-//! Telling a peer who we are (NIP-42): when it asks, and before anything else that needs it.
+//! Authentication to a peer (NIP-42): on its challenge, and before questions that need it.
 
 use super::link::missed;
 use super::{Id, Machine, Work};
 use crate::sync::message;
 use std::time::Duration;
 
-/// The most challenges of one connection that are answered.
+/// Maximum number of challenges that are answered on one connection.
 const MOST_CHALLENGES: u32 = 4;
-/// How long a peer that is known to ask has for it, before the first question.
+/// Time for a challenge before the first question, for a peer that is known to send one.
 const GREETING: Duration = Duration::from_millis(500);
-/// How long a peer that has refused for want of it has to ask.
+/// Time for a challenge after a refusal that requires authentication.
 const CHALLENGE: Duration = Duration::from_millis(1_500);
-/// How long the answer to AUTH may take: what is asked before it is refused.
+/// Timeout for the answer to AUTH: questions before the answer are refused.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How often a question is asked again after that.
+/// Repetitions of a question after such a refusal.
 const MOST_REFUSALS: u32 = 3;
 
-/// What a sync without a key can do.
+/// The hint for a sync without a key.
 const NO_KEY: &str = "set a key for NIP-42: `[sync] key_file`, or NEGSYNC_KEY";
 const BAD_KEY: &str = "ask its operator to admit the key of `[sync] key_file`";
 
@@ -26,26 +26,26 @@ pub(super) struct Auth {
     state: State,
     challenges: u32,
     refusals: u32,
-    /// Until when everything else waits.
+    /// Until when all questions wait.
     until: Option<Duration>,
-    /// Whether the peer has asked who we are.
+    /// Whether the peer has sent a challenge.
     pub(super) was_challenged: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The peer has not asked.
+    /// No challenge yet.
     #[default]
     Unasked,
     /// The answer is being signed.
     Signing,
-    /// The answer is under way, with this id.
+    /// The answer was sent, with this id.
     UnderWay(Id),
-    /// The peer knows us.
+    /// The peer accepted the answer.
     Known,
-    /// The peer says nothing to the answer, which has this id: it may have believed it.
+    /// The peer did not reply to the answer with this id; it may have accepted it.
     Unanswered(Id),
-    /// The peer does not take our word.
+    /// The peer rejected the answer.
     Refused,
 }
 
@@ -60,14 +60,14 @@ impl Auth {
 }
 
 impl Machine {
-    /// A new connection: a peer that is known to ask who its clients are is given time to.
+    /// Handles a new connection: waits for the challenge of a peer that is known to send one.
     pub(super) fn auth_connected(&mut self) {
         if self.settings.key.is_some() && self.information.auth {
             self.on.auth.until = Some(self.now.at + GREETING);
         }
     }
 
-    /// Whether everything else waits.
+    /// Whether all questions wait.
     pub(super) fn auth_holds(&self) -> bool {
         self.on.auth.until.is_some()
     }
@@ -96,8 +96,8 @@ impl Machine {
         self.send(message::auth(json));
     }
 
-    /// Takes the OK of the answer; `false` when it is another's. A refusal without an id that is no
-    /// event's counts for it while it is under way.
+    /// Handles the OK of the answer; `false` if it is another event's OK. While the answer is
+    /// pending, a refusal without the id of an event counts for it.
     pub(super) fn auth_answered(&mut self, id: Option<&Id>, accepted: bool, text: &str) -> bool {
         let (State::UnderWay(own) | State::Unanswered(own)) = self.on.auth.state else {
             return false;
@@ -109,7 +109,7 @@ impl Machine {
         self.on.auth.state = if accepted { State::Known } else { State::Refused };
         if accepted {
             self.on.not_before = None;
-            // What was answered to a stranger is no proof of what we may see.
+            // Earlier results may lack events that the authenticated key may see.
             self.look_again();
         } else {
             self.note(format!("the peer does not accept our key: {text}"));
@@ -117,8 +117,8 @@ impl Machine {
         true
     }
 
-    /// The peer refused a question because it does not know us. The question is asked again by
-    /// whoever asked it; `false` when that cannot help: the sync has then ended.
+    /// Handles a refusal that requires authentication. The caller asks the question again; `false`
+    /// if that cannot help: the sync has then ended.
     pub(super) fn auth_required(&mut self, text: &str) -> bool {
         self.on.auth.refusals += 1;
         let hopeless =
@@ -139,14 +139,14 @@ impl Machine {
         }
     }
 
-    /// Whether what is refused for want of authentication may still be granted.
+    /// Whether a request that requires authentication may still succeed.
     pub(super) fn auth_may_help(&self) -> bool {
         self.settings.key.is_some()
             && self.on.auth.state != State::Refused
             && self.on.auth.refusals <= MOST_REFUSALS
     }
 
-    /// Whether the peer has asked who we are, and is being told.
+    /// Whether an answer to a challenge is pending.
     pub(super) fn auth_is_under_way(&self) -> bool {
         matches!(self.on.auth.state, State::Signing | State::UnderWay(_))
     }

@@ -1,33 +1,33 @@
-//! Where our events are known by their ids alone, without their times, no part of a set can be
-//! compared: what is to be moved is told once all of the peer's ids have been found.
+//! For sides that know only the ids of their events: without times no part of a set can be
+//! compared, so the moves are determined once all of the peer's ids are known.
 
 use super::ledger::{Entry, IdState, Side};
 use super::{Id, Machine, Work};
 use crate::sync::reason::Reason;
 use std::collections::HashMap;
 
-/// How a sync left an event that it was to move.
+/// The final state of an event that was to be moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::sync) enum Left {
-    /// The peer took it, and shows it where it was looked for.
+    /// The peer took it, and shows it if it was looked for.
     Taken,
-    /// It was not moved. Without a reason it was not tried.
+    /// It was not moved. `None` means not tried.
     Stayed(Option<Reason>),
 }
 
 impl Machine {
-    /// The machine for a side of which only ids are known.
+    /// Sets the machine up for a side that knows only ids.
     pub(in crate::sync) fn over_ids(mut self) -> Self {
         self.over_ids = true;
         self
     }
 
-    /// Whether something that the peer was asked for by id may still come.
+    /// Whether events that were requested by id may still come.
     pub(in crate::sync) fn downloads(&self) -> bool {
         self.on.arriving_bytes > 0 || self.on.batch.is_some() || !self.on.download.is_idle()
     }
 
-    /// How each event was left that was to go to the peer, or was asked for and did not come.
+    /// The final state of each event that was to be sent, or was requested and did not come.
     pub(in crate::sync) fn left(&self) -> HashMap<Id, Left> {
         let left = |entry: &Entry| match entry.state {
             IdState::Shown | IdState::Accepted | IdState::Duplicate if entry.side == Side::Ours => {
@@ -63,7 +63,7 @@ impl Machine {
         if self.is_up() && self.look() == look {
             self.found(have, need, &HashMap::new());
         } else if let Some(round) = &mut self.round {
-            // The connection was lost meanwhile.
+            // The connection was lost in the meantime.
             round.is_concluded = false;
         }
     }

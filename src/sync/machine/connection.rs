@@ -1,4 +1,4 @@
-//! What ends with a connection; the rest of a [`Machine`](super::Machine) outlives it.
+//! The state that ends with a connection; the rest of a [`Machine`](super::Machine) outlives it.
 
 use super::Now;
 use super::auth::Auth;
@@ -12,9 +12,9 @@ use super::upload::Upload;
 use crate::sync::nip11::Information;
 use std::time::Duration;
 
-/// What is under way on one connection.
+/// The state of one connection.
 pub(super) struct Connection {
-    /// Something was achieved that need not be done again.
+    /// Whether progress was made that need not be repeated.
     pub(super) advanced: bool,
     pub(super) subscriptions: u64,
     pub(super) auth: Auth,
@@ -24,15 +24,15 @@ pub(super) struct Connection {
     pub(super) upload: Upload,
     pub(super) second_look: SecondLook,
     pub(super) live: Live,
-    /// Nothing new is begun before.
+    /// No new work begins before this time.
     pub(super) not_before: Option<Duration>,
     pub(super) heard: Duration,
-    /// When a question was last answered, or given up.
+    /// The time of the last answered or abandoned question.
     pub(super) answered_at: Duration,
     pub(super) pinged: bool,
-    /// Events that nobody asked for, or not so often.
+    /// Events that were not requested, or came more than once.
     pub(super) needless: u32,
-    /// Messages that answer nothing, within the minute that began at the second field.
+    /// Messages that answer nothing, and the begin of the minute in which they are counted.
     pub(super) idle_frames: (u32, Duration),
     pub(super) batch: Option<Batch>,
     pub(super) arriving_bytes: usize,

@@ -1,6 +1,6 @@
-//! Which days to read again, of a peer that is read since a mark: those on which it counts (NIP-45)
-//! another number of events than we do. Events may come to a peer late, with a `created_at` of long
-//! ago. A count proves nothing: what no hint finds is found by the next whole reading.
+//! Finds days to read again, for a peer that is read since a mark: days on which the peer's COUNT
+//! (NIP-45) differs from ours. Events with an old `created_at` may reach a peer late. A count
+//! proves nothing; the next complete reading finds the rest.
 
 use super::link::missed;
 use super::probe::PRIVATE_KINDS;
@@ -10,22 +10,22 @@ use crate::sync::filter::{FIRST_EVENTS, Window};
 use crate::sync::message;
 use std::time::Duration;
 
-/// The most COUNTs of a reading, and the time for all of them.
+/// Maximum number of COUNTs of a reading, and the time for all of them.
 const MOST_COUNTS: u32 = 64;
 const MOST_TIME: Duration = Duration::from_secs(15);
-/// The most stretches that are read again.
+/// Maximum number of ranges that are read again.
 const MOST_STRETCHES: u32 = 4;
-/// A stretch is at most a day, and less while it holds more events than these.
+/// A range is at most a day long; shorter, as long as it has more events than this.
 const FEW_EVENTS: u64 = 64;
 
-/// How many events of ours match, in all and of kinds that a peer may hide.
+/// The number of our matching events, in all and of kinds that a peer may hide.
 #[derive(Debug, Clone, Copy, Default)]
 struct Ours {
     all: u64,
     private: u64,
 }
 
-/// Seconds, both included, of which both sides have counted the events.
+/// A range of seconds, both ends included, with the counts of both sides.
 #[derive(Debug, Clone, Copy)]
 struct Stretch {
     first: u64,
@@ -34,37 +34,37 @@ struct Stretch {
     theirs: u64,
 }
 
-/// A stretch of which both sides are counting the events.
+/// A range that both sides are counting.
 #[derive(Debug)]
 struct Question {
     subscription: String,
     first: u64,
     last: u64,
-    /// What it is the older part of.
+    /// The range of which it is the older part.
     whole: Option<Stretch>,
     ours: Option<Ours>,
     theirs: Option<u64>,
     deadline: Option<Duration>,
 }
 
-/// The stretches that are looked at, and the question under way.
+/// The ranges under examination, and the current question.
 #[derive(Debug, Default)]
 pub(super) struct CountHints {
-    /// First and last seconds of what is still to be counted as a whole.
+    /// First and last seconds of ranges that are still to be counted as a whole.
     unasked: Vec<(u64, u64)>,
-    /// Stretches that differ, the next one last.
+    /// Ranges that differ; the next one is the last element.
     differing: Vec<Stretch>,
     question: Option<Question>,
     counts: u32,
     stretches: u32,
-    /// When the first question was asked.
+    /// The time of the first question.
     began: Duration,
 }
 
 impl CountHints {
-    /// Hints about the seconds from `first` up to `end`, that one excluded: in two parts, so that
-    /// an event that is late here and one that is late there do not make up for each other each
-    /// time. `chance` chooses where they meet.
+    /// Hints for the seconds from `first` to `end`, `end` excluded. They are in two parts, so that
+    /// a late event on our side and one on the peer's side do not always cancel out. `chance`
+    /// determines the boundary.
     pub(super) fn about(first: u64, end: u64, chance: u64) -> Self {
         let Some(last) = end.checked_sub(1).filter(|last| first <= *last) else {
             return Self::default();
@@ -90,12 +90,12 @@ impl CountHints {
         }
     }
 
-    /// The peer is not asked further.
+    /// Asks the peer no further questions.
     pub(super) fn end(&mut self) {
         *self = Self::default();
     }
 
-    /// The next stretch to look into, within the bounds.
+    /// The next range to examine, within the bounds.
     fn next(&mut self, now: Duration) -> Option<Stretch> {
         let is_enough = self.counts >= MOST_COUNTS
             || self.stretches >= MOST_STRETCHES
@@ -108,13 +108,13 @@ impl CountHints {
 }
 
 impl Stretch {
-    /// Whether it is read rather than divided.
+    /// Whether it is small enough to be read instead of divided.
     fn is_small(&self) -> bool {
         let is_a_day = self.last - self.first < DAY_S;
         self.first == self.last || (is_a_day && self.theirs.max(self.ours.all) <= FEW_EVENTS)
     }
 
-    /// The first second of its newer part: the first of a day, while it is longer than that.
+    /// The first second of its newer part: the start of a day, if it is longer than a day.
     fn middle(&self) -> u64 {
         if self.first < FIRST_EVENTS && FIRST_EVENTS <= self.last {
             return FIRST_EVENTS;
@@ -124,7 +124,7 @@ impl Stretch {
         if day > self.first { day } else { middle }
     }
 
-    /// What is left without its older part; `None` where the counts contradict each other.
+    /// The rest without its older part; `None` if the counts contradict each other.
     fn without(&self, older: &Self) -> Option<Self> {
         Some(Self {
             first: older.last + 1,
@@ -139,7 +139,7 @@ impl Stretch {
 }
 
 impl Machine {
-    /// Begins with the next question, or has a stretch read that differs.
+    /// Asks the next question, or begins to read a range that differs.
     pub(super) fn advance_count_hints(&mut self) {
         let hints = &mut self.reading.hints;
         if hints.question.is_some() {
@@ -163,7 +163,7 @@ impl Machine {
         self.advance_reading();
     }
 
-    /// Another number for each sync.
+    /// A number that differs from sync to sync.
     pub(super) fn chance(&self) -> u64 {
         self.settings.nonce.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
     }
@@ -181,7 +181,8 @@ impl Machine {
             Some(Question { subscription, first, last, whole, ours: None, theirs: None, deadline });
     }
 
-    /// The peer's count; none where it does not count. Returns whether it was asked for here.
+    /// Handles the peer's count; `None` if it does not count. Returns whether the count was
+    /// requested here.
     pub(super) fn hint_counted(&mut self, subscription: &str, count: Option<u64>) -> bool {
         let question = self.reading.hints.question.as_mut();
         let Some(question) = question.filter(|it| it.subscription == subscription) else {
@@ -196,7 +197,7 @@ impl Machine {
         true
     }
 
-    /// Our own count.
+    /// Handles our own count.
     pub(super) fn ours_counted(&mut self, subscription: &str, all: u64, private: u64) {
         let question = self.reading.hints.question.as_mut();
         if let Some(question) = question.filter(|it| it.subscription == subscription) {
@@ -205,7 +206,7 @@ impl Machine {
         }
     }
 
-    /// Keeps the stretches that differ, once both sides have counted.
+    /// Keeps the ranges that differ, once both sides have counted.
     fn take_hint(&mut self) {
         let chance = self.chance();
         let hints = &mut self.reading.hints;
@@ -220,7 +221,7 @@ impl Machine {
             Some(None) => return hints.end(),
             newer => newer.flatten(),
         };
-        // What differs for good must not always come first.
+        // A range that differs permanently must not always come first.
         let is_older_first = (chance >> (hints.counts % 64)) & 1 == 0;
         let mut parts: Vec<Stretch> = newer.into_iter().chain([older]).collect();
         if !is_older_first {

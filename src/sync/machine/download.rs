@@ -1,4 +1,4 @@
-//! Events from the peer by id: which to ask for next, and what became of those that were asked for.
+//! Downloads events by id: chooses the next ids to request, and handles the replies.
 
 use super::ledger::IdState;
 use super::link::{ALONE_AFTER, missed};
@@ -11,35 +11,35 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The most REQs at a time.
+/// Maximum number of concurrent REQs.
 const REQS_IN_FLIGHT: usize = 8;
-/// The most ids that one REQ asks for.
+/// Maximum number of ids in one REQ.
 const IDS_PER_REQ: usize = 500;
-/// How long a subscription id is, brackets and verb included; an id takes 67 bytes.
+/// Length of a REQ without its ids; each id takes 67 bytes.
 const REQ_BYTES: usize = 1_024;
 const ID_BYTES: usize = 67;
-/// By so much less is asked for after a REQ that was not answered.
+/// Factor by which fewer ids are requested after an unanswered REQ.
 const LESS: usize = 8;
-/// How often an id is asked for that does not come, in ever smaller company.
+/// Requests for an id that does not come, each with fewer other ids.
 const MOST_TRIES: u8 = 4;
-/// Above so many ids to ask for, reconciliation waits.
+/// With more ids queued, the reconciliation pauses.
 pub(super) const MOST_QUEUED_IDS: usize = 1_000_000;
-/// After so many ids in a row that the peer lists and does not send it is left.
+/// Ids in a row that the peer lists but does not send, after which it is given up.
 const MOST_FRUITLESS: usize = 10_000;
 
-/// The ids to ask for and the REQs under way.
+/// The ids to request, and the current REQs.
 #[derive(Debug)]
 pub(super) struct Download {
-    /// Asked for together.
+    /// Requested together.
     queue: VecDeque<Id>,
-    /// Did not come before: asked for again, fewer at a time.
+    /// Did not come before: requested again with fewer other ids.
     again: VecDeque<(Id, u8)>,
     under_way: HashMap<String, Request>,
     ids_per_req: usize,
     reqs_in_flight: usize,
     requests: u64,
-    /// The subscription that runs ahead of the reconciliation, and the ids that are needed but may
-    /// come with it.
+    /// The subscription that runs ahead of the reconciliation, and needed ids that may come with
+    /// it.
     ahead: Option<(String, Vec<Id>)>,
     came_ahead: HashSet<Id>,
     fruitless: usize,
@@ -49,7 +49,7 @@ pub(super) struct Download {
 struct Request {
     number: u64,
     asked: Asked,
-    /// Of a REQ by ids: those that have not come.
+    /// For a REQ by ids: those that have not come.
     missing: HashSet<Id>,
     count: usize,
     tries: u8,
@@ -63,7 +63,7 @@ impl Download {
     pub(super) fn new(information: &Information) -> Self {
         let by_message = information.message_bytes.saturating_sub(REQ_BYTES) / ID_BYTES;
         let ids_per_req = IDS_PER_REQ.min(information.events_per_req).min(by_message).max(1);
-        // One subscription may be live, one ahead.
+        // Leaves room for a live subscription and one that runs ahead.
         let subscriptions = information.subscriptions.saturating_sub(2);
         Self {
             queue: VecDeque::new(),
@@ -78,7 +78,7 @@ impl Download {
         }
     }
 
-    /// An id to ask for, that `losses` make suspect.
+    /// Adds an id to request; `losses` makes it suspect.
     pub(super) fn add(&mut self, id: Id, losses: u8) {
         match &mut self.ahead {
             Some((_, held)) => held.push(id),
@@ -88,7 +88,7 @@ impl Download {
         }
     }
 
-    /// Whether nothing is left to ask for or to wait for.
+    /// Whether nothing is left to request or to wait for.
     pub(super) fn is_idle(&self) -> bool {
         self.queue.is_empty()
             && self.again.is_empty()
@@ -96,25 +96,26 @@ impl Download {
             && self.ahead.is_none()
     }
 
-    /// Ids that are not settled.
+    /// The number of ids that are not settled.
     pub(super) fn unsettled(&self) -> usize {
         let asked: usize = self.under_way.values().map(|request| request.missing.len()).sum();
         let held = self.ahead.as_ref().map_or(0, |(_, held)| held.len());
         self.queue.len() + self.again.len() + held + asked
     }
 
-    /// Ids that the peer has been asked for and has not sent.
+    /// The number of ids that were requested and have not come.
     pub(super) fn asked_for(&self) -> usize {
         let waiting = self.under_way.values().filter(|request| !request.has_ended);
         waiting.map(|request| request.missing.len()).sum()
     }
 
-    /// What events of `subscription` are compared with; `None` when there is none of that name.
+    /// The request that events of `subscription` are checked against; `None` if there is no such
+    /// subscription.
     pub(super) fn asked(&self, subscription: &str) -> Option<Asked> {
         self.under_way.get(subscription).filter(|it| !it.has_ended).map(|it| it.asked.clone())
     }
 
-    /// The ids that the peer was about to send when the connection was lost: those of the oldest
+    /// The ids that the peer was probably sending when the connection was lost: those of the oldest
     /// REQ, because REQs are answered in order.
     pub(super) fn at_fault(&self) -> Vec<Id> {
         let unfinished = self.under_way.values().filter(|request| !request.has_ended);
@@ -139,14 +140,14 @@ impl Download {
         }
     }
 
-    /// Whether the peer owes the first answer to the oldest REQ, of more than one id.
+    /// Whether the oldest REQ, if it has several ids, is still without an answer.
     pub(super) fn is_unanswered(&self) -> bool {
         let unfinished = self.under_way.values().filter(|request| !request.has_ended);
         let oldest = unfinished.min_by_key(|request| request.number);
         oldest.is_some_and(|it| it.count > 1 && it.unsettled == 0 && it.missing.len() == it.count)
     }
 
-    /// REQs by ids that nothing has come for.
+    /// REQs by ids without any answer.
     pub(super) fn unanswered(&self) -> impl Iterator<Item = String> {
         let waits = |request: &Request| {
             !request.has_ended && request.unsettled == 0 && request.missing.len() == request.count
@@ -158,31 +159,31 @@ impl Download {
         self.ids_per_req
     }
 
-    /// The peer answers a REQ with so many events at most.
+    /// Limits the ids of a REQ to the number of events that the peer sends.
     pub(super) fn limit_ids(&mut self, most: usize) {
         self.ids_per_req = self.ids_per_req.min(most).max(1);
     }
 
-    /// The peer does not serve so many REQs at a time.
+    /// Reduces the number of concurrent REQs.
     pub(super) fn slow_down(&mut self) {
         self.reqs_in_flight = (self.reqs_in_flight / 2).max(1);
     }
 
-    /// Events of `subscription` have come and are being checked.
+    /// Counts events of `subscription` that are being checked.
     pub(super) fn arrived(&mut self, subscription: &str, events: usize) {
         if let Some(request) = self.under_way.get_mut(subscription) {
             request.unsettled += events;
         }
     }
 
-    /// The next ids to ask for, with how often they were asked for.
+    /// The next ids to request, with the number of earlier requests.
     fn next(&mut self) -> Option<(Vec<Id>, u8)> {
         if !self.queue.is_empty() {
             let count = self.ids_per_req.min(self.queue.len());
             return Some((self.queue.drain(..count).collect(), 0));
         }
         let (_, tries) = self.again.front().copied()?;
-        // Halves, quarters and then one by one.
+        // Halves, quarters and then single ids.
         let most = if tries >= ALONE_AFTER { 1 } else { (self.ids_per_req >> tries).max(1) };
         let alike = self.again.iter().take_while(|(_, other)| *other == tries).count();
         let count = most.min(alike);
@@ -191,7 +192,7 @@ impl Download {
 }
 
 impl Machine {
-    /// Sends as many REQs as may be under way.
+    /// Sends as many REQs as are allowed at a time.
     pub(super) fn advance_download(&mut self) {
         while self.on.download.under_way.len() < self.on.download.reqs_in_flight
             && let Some((ids, tries)) = self.on.download.next()
@@ -228,8 +229,8 @@ impl Machine {
         download.under_way.insert(name, request);
     }
 
-    /// Asks for what is newest before the reconciliation has told what is needed: where little of
-    /// ours is as new, nearly all of it will be. Ids that are found meanwhile wait for it.
+    /// Requests the newest events before the reconciliation shows which are needed: if we have few
+    /// events that are as new, nearly all of them will be. Ids found meanwhile wait for it.
     pub(super) fn ask_ahead(&mut self, filter: &PeerFilter) {
         let subscription = self.subscription();
         self.send(message::req(&subscription, filter));
@@ -238,7 +239,7 @@ impl Machine {
         self.begin_request(subscription, asked, HashSet::new(), 0);
     }
 
-    /// An event of `subscription` came: its REQ is being answered.
+    /// Records an event of `subscription`: its REQ is being answered.
     pub(super) fn download_moves(&mut self, subscription: &str) {
         let until = self.patience();
         if let Some(request) = self.on.download.under_way.get_mut(subscription) {
@@ -246,7 +247,7 @@ impl Machine {
         }
     }
 
-    /// Events of `subscription` have been stored or refused.
+    /// Records events of `subscription` that were stored or refused.
     pub(super) fn download_settled(&mut self, subscription: &str, events: &[Settled]) {
         let download = &mut self.on.download;
         let is_ahead = download.ahead.as_ref().is_some_and(|(name, _)| name == subscription);
@@ -277,8 +278,8 @@ impl Machine {
         self.finish_request(subscription);
     }
 
-    /// REQs by ids were not answered: the connection is left, and the next one asks for less at a
-    /// time.
+    /// Handles unanswered REQs by ids: closes the connection, and requests fewer ids at a time on
+    /// the next one.
     pub(super) fn ids_not_answered(&mut self) {
         self.ask_less();
         self.leave_silent("a REQ by ids");
@@ -288,12 +289,12 @@ impl Machine {
         self.most_ids = (self.on.download.ids_per_req / LESS).max(1);
     }
 
-    /// CLOSED of a REQ by ids. It is noted once, however many of them follow.
+    /// CLOSED of a REQ by ids. Logged once.
     pub(super) fn download_refused(&mut self, subscription: &str, text: &str) {
         let prefix = message::prefix(text);
         if matches!(prefix, Some(Prefix::AuthRequired | Prefix::RateLimited)) {
             if let Some(request) = self.on.download.under_way.remove(subscription) {
-                // How often they were asked for still counts.
+                // The number of earlier requests still counts.
                 let again = sorted(request.missing).into_iter().map(|id| (id, request.tries));
                 match request.tries {
                     0 => self.on.download.queue.extend(again.map(|(id, _)| id)),
@@ -320,7 +321,7 @@ impl Machine {
         self.download_ended(subscription);
     }
 
-    /// The peer sends nothing by id, however often it is asked.
+    /// Gives up on downloads: the peer sends nothing by id.
     fn refuse_downloads(&mut self, subscription: &str) {
         let download = &mut self.on.download;
         let mut ids: Vec<Id> = download.queue.drain(..).collect();
@@ -333,7 +334,7 @@ impl Machine {
         }
     }
 
-    /// Asks again for what did not come, once a REQ is over and all its events are settled.
+    /// Requests missing events again, once a REQ is over and all its events are settled.
     fn finish_request(&mut self, subscription: &str) {
         let download = &mut self.on.download;
         let is_over = |request: &Request| request.has_ended && request.unsettled == 0;
@@ -346,7 +347,7 @@ impl Machine {
         if came > 0 && !request.missing.is_empty() && request.tries == 0 {
             download.limit_ids(came.max(20));
         }
-        // In smaller company it would come no sooner: nothing came at all.
+        // Fewer ids would not help, because no event came at all.
         let is_hopeless = tries >= MOST_TRIES || (tries >= 3 && came == 0);
         if came == 0 {
             download.fruitless += request.missing.len();
@@ -369,7 +370,7 @@ impl Machine {
         }
     }
 
-    /// What waited for the REQ that ran ahead is asked for, unless it came.
+    /// Requests the ids that waited for the REQ that ran ahead, unless their events came.
     fn end_ahead(&mut self, subscription: &str) {
         if let Some((_, held)) = self.on.download.ahead.take_if(|(name, _)| name == subscription) {
             for id in held {

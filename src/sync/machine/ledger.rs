@@ -1,39 +1,39 @@
-//! What became of every id that differed: the one place from which the figures are derived.
+//! The state of every id that differed; all figures derive from it.
 
 use super::Id;
 use crate::sync::reason::Reason;
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
 
-/// The side that had an event when it was found to differ.
+/// The side that had an event when the difference was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Side {
     Ours,
     Peers,
 }
 
-/// Where an event is on its way.
+/// The state of an event's move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum IdState {
-    /// It is to be moved, or the sync only looks.
+    /// To be moved; also the state in a sync that only compares.
     Open,
-    /// The peer was asked for it, or it was sent to the peer.
+    /// Requested from the peer, or sent to it.
     UnderWay,
-    /// It was sent, and the connection was lost before the peer answered for it.
+    /// Sent, but the connection was lost before the peer's OK.
     Unconfirmed,
-    /// It came and is stored.
+    /// Received and stored.
     Stored,
-    /// It came, and we had it already.
+    /// Received, but we had it already.
     Known,
-    /// The peer said that it took it.
+    /// The peer's OK says accepted.
     Accepted,
-    /// The peer said that it had it.
+    /// The peer's OK says duplicate.
     Duplicate,
-    /// The peer took it and shows it.
+    /// The peer accepted it and shows it.
     Shown,
-    /// It stays where it is.
+    /// Not moved, for this reason.
     Stays(Reason),
-    /// It stays where it is, and that was known before it was found: no figure counts it.
+    /// Not moved, for a reason known before it was found: not counted.
     Excused(Reason),
 }
 
@@ -43,35 +43,35 @@ impl IdState {
         self.is_unsettled() || matches!(self, Self::Stays(_) | Self::Excused(_))
     }
 
-    /// Whether the event is still to be moved, or on its way.
+    /// Whether the event is still to be moved, or being moved.
     pub(crate) fn is_unsettled(self) -> bool {
         matches!(self, Self::Open | Self::UnderWay | Self::Unconfirmed)
     }
 }
 
-/// What is kept of an id.
+/// The entry of an id.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry {
     pub(crate) side: Side,
     pub(crate) state: IdState,
     /// The last round that found it to differ.
     pub(crate) round: u32,
-    /// The connection on which the peer showed it; of an event of ours, an earlier one than that on which
-    /// the peer lacks it.
+    /// The connection on which the peer showed it; for an event of ours, an earlier connection than
+    /// the one on which the peer lacks it.
     pub(crate) shown_on: Option<NonZeroU32>,
-    /// How often it was asked for or sent.
+    /// The number of times it was requested or sent.
     pub(crate) tries: u8,
-    /// How suspect the loss of connections makes it.
+    /// How likely it is to be the cause of lost connections.
     pub(crate) losses: u8,
-    /// Of an event that was sent.
+    /// The kind of an event that was sent.
     pub(crate) kind: u16,
 }
 
-/// The round and the connection that find an id to differ.
+/// The round and connection of a difference.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FoundAt {
     pub(crate) round: u32,
-    /// Counted from 1.
+    /// Counts from 1.
     pub(crate) connection: Option<NonZeroU32>,
 }
 
@@ -79,13 +79,13 @@ pub(crate) struct FoundAt {
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     entries: HashMap<Id, Entry>,
-    // How many entries are in each state: kept in step by `set`, so that figures cost nothing.
+    // The number of entries in each state, updated by `set`, so that figures cost nothing.
     counts: HashMap<(Side, IdState), u64>,
-    // The figures of entries that were let go.
+    // The figures of dropped entries.
     base: Figures,
 }
 
-/// What the ledger comes to.
+/// The totals of the ledger.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Figures {
     pub(crate) have: u64,
@@ -93,7 +93,7 @@ pub(crate) struct Figures {
     pub(crate) stored: u64,
     pub(crate) uploaded: u64,
     pub(crate) duplicates: u64,
-    /// Events from the peer that were not kept.
+    /// Events from the peer that were not stored.
     pub(crate) refused: BTreeMap<Reason, u64>,
     /// Events of ours that the peer did not take or keep.
     pub(crate) refused_by_peer: BTreeMap<Reason, u64>,
@@ -112,7 +112,7 @@ impl Ledger {
         self.entries.iter()
     }
 
-    /// Notes that an id was found to differ.
+    /// Records that an id was found to differ.
     pub(crate) fn find(&mut self, id: Id, side: Side, state: IdState, found_at: FoundAt) {
         let FoundAt { round, connection } = found_at;
         let shown_on = connection.filter(|_| side == Side::Peers);
@@ -129,7 +129,7 @@ impl Ledger {
         *self.counts.entry((side, state)).or_default() += 1;
     }
 
-    /// Moves an id to another state; an id that is not there stays away.
+    /// Changes the state of an id; ignores an unknown id.
     pub(crate) fn set(&mut self, id: &Id, state: IdState) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let (side, old) = (entry.side, std::mem::replace(&mut entry.state, state));
@@ -137,7 +137,7 @@ impl Ledger {
         *self.counts.entry((side, state)).or_default() += 1;
     }
 
-    /// Changes what does not count.
+    /// Changes fields that no figure depends on.
     pub(crate) fn note(&mut self, id: &Id, change: impl FnOnce(&mut Entry)) {
         if let Some(entry) = self.entries.get_mut(id) {
             let before = (entry.side, entry.state);
@@ -157,17 +157,17 @@ impl Ledger {
         counted.map(|(_, count)| count).sum()
     }
 
-    /// Ids that are to be moved or under way, of one side.
+    /// The number of ids of one side that are to be moved or being moved.
     pub(crate) fn unsettled(&self, side: Side) -> u64 {
         self.sum(|of, state| of == side && state.is_unsettled())
     }
 
-    /// Whether any id stays for a reason that may pass.
+    /// Whether any id was not moved for a reason that may be temporary.
     pub(crate) fn has_unexplained(&self) -> bool {
         self.sum(|_, state| matches!(state, IdState::Stays(reason) if reason.is_unexplained())) > 0
     }
 
-    /// What all of it comes to.
+    /// The current totals.
     pub(crate) fn figures(&self) -> Figures {
         let mut figures = self.base.clone();
         let moves = |state| !matches!(state, IdState::Excused(_));
@@ -188,7 +188,7 @@ impl Ledger {
         figures
     }
 
-    /// The ids that round `round` found, that still differ, by reason; those without one are
+    /// The ids found in round `round` that still differ, by reason; those without a reason count as
     /// [`Reason::NotMoved`].
     pub(crate) fn differences(&self, round: u32) -> BTreeMap<Reason, u64> {
         let mut differences = BTreeMap::new();
@@ -203,7 +203,7 @@ impl Ledger {
         differences
     }
 
-    /// Events that the peer sent on one connection, and took on another as new.
+    /// The number of events that the peer sent on one connection, and took on another as new.
     pub(crate) fn contradicted(&self) -> u64 {
         let taken = |state| matches!(state, IdState::Accepted | IdState::Shown);
         let is_so = |entry: &&Entry| {
@@ -212,8 +212,8 @@ impl Ledger {
         self.entries.values().filter(is_so).count() as u64
     }
 
-    /// Round `round` has found all that differs: what was sent, was not answered and is not among that
-    /// was taken.
+    /// Completes round `round`: an event that was sent, had no OK, and is no longer found to differ
+    /// was accepted.
     pub(crate) fn confirm(&mut self, round: u32) {
         let is_taken = |entry: &Entry| {
             entry.side == Side::Ours
@@ -226,7 +226,7 @@ impl Ledger {
         }
     }
 
-    /// Forgets that entries were found at all.
+    /// Removes entries as if they had not been found.
     pub(crate) fn withdraw(&mut self, is_void: impl Fn(&Entry) -> bool) {
         let counts = &mut self.counts;
         self.entries.retain(|_, entry| {
@@ -238,14 +238,14 @@ impl Ledger {
         });
     }
 
-    /// Lets all entries go; the figures stay.
+    /// Drops all entries; the figures stay.
     pub(crate) fn forget(&mut self) {
         self.base = self.figures();
         self.entries = HashMap::new();
         self.counts.clear();
     }
 
-    /// Whether the counts are those of the entries.
+    /// Whether the counts agree with the entries.
     pub(crate) fn is_consistent(&self) -> bool {
         let mut counts: HashMap<(Side, IdState), u64> = HashMap::new();
         for entry in self.entries.values() {

@@ -1,4 +1,4 @@
-//! Connections that come and go: what the next one can use, and when to give the peer up.
+//! Connections that come and go: the state kept for the next one, and when to give up on the peer.
 
 use super::ledger::{IdState, Side};
 use super::{Connection, Id, Machine, Now, TICK, sorted};
@@ -7,34 +7,34 @@ use crate::sync::reason::Reason;
 use crate::sync::report::{Progress, Verdict};
 use std::time::Duration;
 
-/// How long our own work may take after a connection is lost.
+/// Timeout for our own work after a connection is lost.
 const DRAIN: Duration = Duration::from_secs(30);
-/// After so many connections in a row on which nothing was answered the peer is left.
+/// Connections in a row without any answer after which the peer is given up.
 const MOST_SILENT_CONNECTIONS: u32 = 3;
-/// A round that has waited in vain for so long in all ends there.
+/// Total waiting time without answers after which a round ends.
 pub(super) const MOST_SILENCE: Duration = Duration::from_secs(27);
-/// After so many losses an id is asked for alone.
+/// Lost connections after which an id is requested alone.
 pub(super) const ALONE_AFTER: u8 = 3;
-/// An event is given up that was asked for alone at the loss of so many connections on which
-/// nothing came: fewer than a sync makes, so that one that leaves a peer gets further next time.
+/// Lost connections at which an event was requested alone, and nothing came, before it is given up:
+/// fewer than a sync makes, so that a sync that gives up on a peer gets further next time.
 const MOST_LONE_LOSSES: u8 = 4;
-/// A loss on which others came counts for so much less: a link may break at any event, but not
-/// again and again at one.
+/// Divisor of a loss on which other events came: a connection may break at any event, but not
+/// repeatedly at the same one.
 const LOSSES_BESIDE_OTHERS: u8 = 4;
-/// After so many hang-ups at the first NEG-OPEN the peer is read.
+/// Hang-ups at the first NEG-OPEN before the sync reads the peer by REQ.
 const MOST_NEG_HANGUPS: u32 = 2;
 
-/// Whether there is a connection.
+/// The state of the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Link {
-    /// One is to be made.
+    /// A connection is to be made.
     Connecting,
     Up,
-    /// It is gone, and what came with it is being dealt with, at most until then.
+    /// Lost; work on its messages continues until this time at most.
     Draining(Loss, Duration),
-    /// The next is made then.
+    /// The next connection is made at this time.
     Waiting(Duration),
-    /// All is done but what is being written.
+    /// Complete, except for pending writes.
     Finishing,
     Over,
 }
@@ -42,18 +42,18 @@ pub(super) enum Link {
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Loss {
-    /// It could not be made, or went away; another one may do better.
+    /// It could not be made, or was closed; a retry may succeed.
     Gone(String),
     /// The peer did not answer.
     Silent(String),
-    /// The peer sent a message that is too long to be read.
+    /// The peer sent a message above the length limit.
     TooLong(String),
-    /// Another attempt cannot do better; the hint may.
+    /// A retry cannot succeed, unless the hint is followed.
     Final(String, Option<&'static str>),
 }
 
-/// After so many lost connections a peer that is read is left, although each brought something: one
-/// that cuts every answer at the same place would be read for ever.
+/// Lost connections after which a peer that is read is given up, even if each made progress: a peer
+/// that cuts every answer at the same point would be read forever.
 const MOST_READING_RECONNECTS: u32 = 30;
 
 impl Machine {
@@ -62,7 +62,7 @@ impl Machine {
         matches!(self.link, Link::Connecting)
     }
 
-    /// Whether the connection is in use; one that is not is to be closed.
+    /// Whether the connection is in use; otherwise the driver must close it.
     pub fn is_up(&self) -> bool {
         matches!(self.link, Link::Up)
     }
@@ -72,7 +72,7 @@ impl Machine {
         matches!(self.link, Link::Over)
     }
 
-    /// There is a connection to the peer, which says this of itself.
+    /// A connection was made; `information` is the peer's NIP-11 document.
     pub fn handle_connected(&mut self, information: Information, now: Now) {
         self.now = now;
         self.information = information;
@@ -86,12 +86,12 @@ impl Machine {
         self.advance();
     }
 
-    /// What the peer is known to say of itself, once it was asked.
+    /// The peer's information, once it was requested.
     pub fn information(&self) -> Option<Information> {
         (self.connections > 0).then_some(self.information)
     }
 
-    /// The connection is gone, or could not be made.
+    /// The connection was lost, or could not be made.
     pub fn handle_lost(&mut self, loss: Loss, now: Now) {
         self.now = now;
         if matches!(self.link, Link::Up | Link::Connecting) {
@@ -100,7 +100,7 @@ impl Machine {
         self.advance();
     }
 
-    /// Leaves the connection. What came with it still counts.
+    /// Closes the connection. Messages that came with it still count.
     pub(super) fn leave(&mut self, loss: Loss) {
         if !matches!(self.link, Link::Up | Link::Connecting) {
             return;
@@ -110,7 +110,7 @@ impl Machine {
         self.link = Link::Draining(loss, self.now.at + DRAIN);
     }
 
-    /// The peer did not answer `what`.
+    /// Closes the connection because the peer did not answer `what`.
     pub(super) fn leave_silent(&mut self, what: &str) {
         self.silences += 1;
         self.count_silence();
@@ -118,7 +118,7 @@ impl Machine {
         self.leave(Loss::Silent(reason));
     }
 
-    /// A question was not answered.
+    /// Counts an unanswered question.
     pub(super) fn count_silence(&mut self) {
         self.silent_for += self.now.at.saturating_sub(self.on.answered_at);
         self.on.answered_at = self.now.at;
@@ -135,7 +135,7 @@ impl Machine {
         }
     }
 
-    /// Decides what follows from a loss.
+    /// Decides how to continue after a loss.
     fn settle_loss(&mut self, loss: &Loss) {
         self.tell();
         self.save_mark();
@@ -165,7 +165,8 @@ impl Machine {
         self.reopen();
         if self.on.advanced {
             self.silent_connections = 0;
-            // A reading that is cut goes on with the next sync. What a dry run reconciles begins anew.
+            // An interrupted reading continues in the next sync. A dry run by reconciliation starts
+            // again.
             let goes_on = match self.reads {
                 true => self.report.reconnects < MOST_READING_RECONNECTS,
                 false => !self.settings.dry_run,
@@ -200,7 +201,7 @@ impl Machine {
         self.on = Connection::new(&self.information, self.now);
     }
 
-    /// Ends the sync: the peer cannot be synced with, for now.
+    /// Ends the sync: the peer cannot be synced with at present.
     pub(super) fn give_up_peer(&mut self, reason: String, hint: Option<&'static str>) {
         self.report.error = Some(reason);
         self.report.hint = hint;
@@ -209,7 +210,7 @@ impl Machine {
         self.finish();
     }
 
-    /// Ends the sync, once what is under way is done.
+    /// Ends the sync once the current work is done.
     pub(super) fn finish(&mut self) {
         debug_assert!(self.ledger.is_consistent(), "figures are those of the ids");
         self.remember_refused();
@@ -220,8 +221,8 @@ impl Machine {
         self.advance_link();
     }
 
-    /// What was under way is to be moved again. Where the round goes on, the peer is asked first
-    /// whether it took what was sent.
+    /// Schedules interrupted moves again. If the round continues, the peer is first asked whether
+    /// it has the events that were sent.
     fn reopen(&mut self) {
         let goes_on = self.reads && self.round.as_ref().is_some_and(|round| round.is_read);
         let under_way = self.ledger.iter().filter(|(_, it)| it.state == IdState::UnderWay);
@@ -232,7 +233,7 @@ impl Machine {
         }
         self.reading.connection_lost();
         if !self.reads || self.round.as_ref().is_some_and(|round| !round.is_read) {
-            // A reconciliation begins anew on the next connection.
+            // The next connection starts a new reconciliation.
             if self.round.take().is_some() {
                 self.rounds = self.rounds.saturating_sub(1);
             } else {
@@ -241,7 +242,7 @@ impl Machine {
         }
     }
 
-    /// Whether the peer hung up when it was asked for many values at a time, and answered none of
+    /// Whether the peer closed the connection at a question with many values and answered none of
     /// them.
     fn hung_up_at_a_list(&mut self) -> bool {
         let page = self.reading.is_unanswered();
@@ -251,7 +252,7 @@ impl Machine {
         self.on.download.is_unanswered() || self.on.second_look.is_unanswered()
     }
 
-    /// A reading goes on where it was: what the connection before was to send goes first.
+    /// Continues a reading: events that the previous connection was to send come first.
     fn send_again(&mut self) {
         if self.settings.dry_run || !self.round.as_ref().is_some_and(|round| round.is_read) {
             return;
@@ -263,7 +264,7 @@ impl Machine {
         self.on.second_look.ask_first(unconfirmed);
     }
 
-    /// Events of ours that this round found to be missing there, in `state`.
+    /// Events of ours that this round found to be missing at the peer, in `state`.
     fn ours_in(&self, state: IdState) -> Vec<Id> {
         let number = self.round.as_ref().map_or(0, |round| round.number);
         let ours = self
@@ -273,10 +274,10 @@ impl Machine {
         sorted(ours.map(|(id, _)| *id))
     }
 
-    /// Keeps what was asked for when the connection broke: it may be what broke it. Returns how
-    /// many events were asked for.
+    /// Marks events that were requested when the connection broke, because they may be the cause.
+    /// Returns the number of requested events.
     fn keep_suspects(&mut self, loss: &Loss) -> usize {
-        // What was sent may be to blame as well.
+        // Events that were being sent may be the cause too.
         let is_clear = self.on.upload.under_way().is_empty();
         let at_fault = if is_clear { self.on.download.at_fault() } else { Vec::new() };
         let alone = at_fault.len() == 1;
@@ -295,11 +296,11 @@ impl Machine {
         self.on.download.asked_for()
     }
 
-    /// The next deadline; the moment may be in the past.
+    /// The next deadline; it may be in the past.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let tick = (self.told_at + TICK).max(self.now.at);
         let on = &self.on;
-        // Nothing is begun before.
+        // No work begins before this time.
         let held = on.not_before.max(on.auth.deadline()).unwrap_or_default();
         let begins = [on.upload.resumes_at(), on.live.again_at()];
         let begins = begins.into_iter().flatten().min().map(|at| at.max(held));
@@ -327,12 +328,12 @@ impl Machine {
         }
     }
 
-    /// Whether something is to be told or written that waits for the next tick.
+    /// Whether progress or records wait for the next tick.
     fn is_behind(&self) -> bool {
         !self.refused.is_empty() || self.ledger.len() > 0
     }
 
-    /// Looks at the deadlines.
+    /// Handles expired deadlines.
     pub(super) fn take_time(&mut self) {
         if !matches!(self.link, Link::Up) {
             return;
@@ -342,7 +343,7 @@ impl Machine {
             self.tidy_live();
         }
         if !self.may_read() {
-            // The answers may be there, and we are behind.
+            // The answers may have arrived, and this side is behind.
             return self.extend_deadlines();
         }
         self.take_auth_time();
@@ -366,8 +367,7 @@ impl Machine {
     }
 }
 
-/// Whether `deadline` was missed by the peer, and not by us: one that is noticed far too late is
-/// moved.
+/// Whether the peer missed `deadline`. If this side was late to check it, the deadline is extended.
 pub(super) fn missed(now: Now, deadline: &mut Option<Duration>) -> bool {
     match *deadline {
         Some(at) if now.at > at + super::LATE => {
@@ -379,9 +379,9 @@ pub(super) fn missed(now: Now, deadline: &mut Option<Duration>) -> bool {
     }
 }
 
-/// How suspect an event is that was to come when a connection broke. Where others came it may have
-/// been any of those that were next: fewer are asked for together from now on. Where nothing came
-/// each is asked for alone, and one that was alone has one chance less; a part of one where others
+/// The new suspicion of an event that was pending when a connection broke. If others came, any of
+/// the next ones may be the cause: fewer are requested together from then on. If none came, each is
+/// requested alone, and an event that was alone has one attempt less; a fraction of one, if others
 /// came.
 fn more_suspect(losses: u8, alone: bool, others_came: bool) -> u8 {
     match (others_came, alone) {

@@ -1,4 +1,4 @@
-//! After everything is synced: events as they come, both ways.
+//! Live mode, after everything is synced: new events in both directions.
 
 use super::ledger::{IdState, Side};
 use super::link::missed;
@@ -10,33 +10,33 @@ use crate::sync::report::Progress;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The most events that wait to be sent; with more the next round finds them.
+/// Maximum number of events waiting to be sent; beyond it, the next round finds them.
 const MOST_WAITING_EVENTS: usize = 10_000;
-/// After so long without a word in a quiet connection the peer is asked for a sign of life, and
-/// after so long more it is left.
+/// Idle time after which a ping is sent, and the further idle time after which the connection is
+/// closed.
 const PING_AFTER: Duration = Duration::from_secs(20);
 const PING_ANSWER: Duration = Duration::from_secs(30);
-/// How often everything is looked at though nothing calls for it: a subscription can die silently.
+/// Interval of complete rounds without another trigger: a subscription can fail silently.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 
-/// A subscription that the peer ends is asked for again after this long, twice as long each time, and
-/// at most so long.
+/// Pause before a subscription that the peer ended is opened again. It doubles each time, up to
+/// `MOST_AGAIN_AFTER`.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const MOST_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// The subscription of events as they come.
+/// The subscription to new events.
 #[derive(Debug, Default)]
 pub(super) struct Live {
     subscription: Option<String>,
     deadline: Option<Duration>,
     asked: Option<Asked>,
-    /// Commits were missed, so that only another round tells what is to be sent.
+    /// Commits were missed: only another round finds the events to send.
     missed: bool,
     was_told: bool,
-    /// How often the peer has ended the subscription, and when it is asked for again.
+    /// The number of times the peer ended the subscription, and the time of the next attempt.
     endings: u32,
     again_at: Option<Duration>,
-    /// When everything is looked at again; none before it was.
+    /// The time of the next complete round; `None` before the first.
     look_at: Option<Duration>,
     wants_ping: bool,
 }
@@ -47,7 +47,7 @@ impl Live {
         self.look_at.is_none()
     }
 
-    /// When the peer is asked again for a subscription that it has ended.
+    /// The time at which a subscription that the peer ended is opened again.
     pub(super) fn again_at(&self) -> Option<Duration> {
         self.again_at
     }
@@ -56,15 +56,15 @@ impl Live {
         self.subscription.as_deref() == Some(subscription)
     }
 
-    /// What live events are compared with.
+    /// The filter that live events are checked against.
     pub(super) fn asked(&self, subscription: &str) -> Option<Asked> {
         self.asked.clone().filter(|_| self.is_about(subscription))
     }
 }
 
 impl Machine {
-    /// Subscribes before anything is reconciled, so that nothing falls between the two. One
-    /// stored event is asked for, because not every relay knows what to do with none.
+    /// Subscribes before the reconciliation, so that no event falls between the two. Requests one
+    /// stored event, because not every relay supports a limit of 0.
     pub(super) fn advance_live(&mut self) {
         let settings = &self.settings;
         let wanted = settings.live && settings.direction.is_down() && !settings.dry_run;
@@ -76,11 +76,11 @@ impl Machine {
             return;
         }
         if live.again_at.take().is_some() {
-            // What came in between is found by another round.
+            // Another round finds the events in between.
             live.missed = true;
         }
         let own = settings.filter.window();
-        // Some relays answer a filter that has nothing but a limit with nothing.
+        // Some relays return nothing for a filter that has only a limit.
         let window = Window { since: own.since.or(Some(1)), ..own };
         let filter = settings.filter.within(window).newest(1);
         let asked = Asked::Matching(Arc::new(self.settings.filter.parsed().clone()));
@@ -113,7 +113,7 @@ impl Machine {
         let reason = format!("the peer ended the live subscription: {why}");
         match message::prefix(text) {
             Some(Prefix::AuthRequired) => {
-                // What came in between is found by another round.
+                // Another round finds the events in between.
                 self.on.live.missed |= self.on.live.look_at.is_some();
                 self.auth_required(text);
             }
@@ -126,7 +126,7 @@ impl Machine {
         true
     }
 
-    /// The peer has ended the subscription. All is looked at whenever it is asked for again.
+    /// Schedules another subscription after the peer ended one. A complete round runs with each.
     fn subscribe_again(&mut self, reason: &str) {
         let live = &mut self.on.live;
         let pause = AGAIN_AFTER.saturating_mul(1 << live.endings.min(8)).min(MOST_AGAIN_AFTER);
@@ -137,7 +137,7 @@ impl Machine {
         }
     }
 
-    /// All is synced. Returns whether the sync goes on with another round now.
+    /// Everything is synced. Returns whether the sync continues with another round now.
     pub(super) fn go_live(&mut self) -> bool {
         self.on.live.look_at = Some(self.now.at + LOOK_EVERY);
         if std::mem::take(&mut self.on.live.missed) {
@@ -150,15 +150,14 @@ impl Machine {
         false
     }
 
-    /// Begins to look at everything, as if nothing had been moved.
+    /// Starts a complete round, as if nothing had been moved.
     fn look_from_the_start(&mut self) {
         self.rounds = 0;
         self.ledger.forget();
         self.begin_round();
     }
 
-    /// Events of ours that match, that were stored since the last call and did not come from the
-    /// peer.
+    /// Events of ours that match, were stored since the last call, and did not come from the peer.
     pub fn handle_local_events(&mut self, events: Vec<Loaded>, now: super::Now) {
         self.now = now;
         if !self.is_up() || !self.settings.direction.is_up() || self.settings.dry_run {
@@ -170,7 +169,7 @@ impl Machine {
             }
             let known = self.ledger.get(&event.id).map(|entry| (entry.side, entry.state));
             match known {
-                // It came from there, or is on its way already.
+                // It came from the peer, or is being moved already.
                 Some((Side::Peers, IdState::Stored | IdState::UnderWay)) => continue,
                 Some((Side::Ours, state)) if state != IdState::Open => continue,
                 _ => {}
@@ -181,7 +180,7 @@ impl Machine {
         self.advance();
     }
 
-    /// Events of ours were missed: only another round tells which.
+    /// Events of ours were missed: only another round finds them.
     pub fn handle_missed_events(&mut self, now: super::Now) {
         self.now = now;
         self.on.live.missed = true;
@@ -191,14 +190,15 @@ impl Machine {
         self.advance();
     }
 
-    /// Whether the peer is to be asked for a sign of life.
+    /// Whether to send a ping.
     pub fn take_ping(&mut self) -> bool {
         std::mem::take(&mut self.on.live.wants_ping)
     }
 
-    /// A live sync goes on for ever: what only a round needs must not pile up.
+    /// A live sync runs indefinitely: state that only a round needs must not accumulate.
     pub(super) fn tidy_live(&mut self) {
-        // There is no round either while a connection is lost: what the peer took must be known then.
+        // While a connection is lost there is no round either, but the peer's OKs must be known
+        // then.
         let is_synced = self.on.live.look_at.is_some() && self.round.is_none();
         if is_synced && self.working == 0 && self.on.upload.is_idle() {
             self.ledger.forget();

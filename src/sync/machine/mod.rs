@@ -1,18 +1,18 @@
 //! A sync with one peer as a state machine: no socket, clock, thread or disk.
 //!
-//! Whoever drives it hands over what happens (`handle_*`) and asks what is to be done (`poll_*`):
-//! messages to send, work for threads, the next deadline, what to tell people. Time is a parameter.
-//! A [`Machine`] lives as long as the sync; connections come and go under it.
+//! The driver passes events in (`handle_*`) and takes actions out (`poll_*`): messages to send,
+//! work for threads, the next deadline, progress to report. Time is a parameter. A [`Machine`]
+//! lives as long as the sync; connections come and go.
 //!
-//! - `reconciling`: what differs, by NIP-77; `reading`: by pages, where the peer does not reconcile
-//! - `download`, `upload`: moving it, as it becomes known; `second_look`: whether the peer kept it
-//! - `ledger`: what became of each id; `verdict`: what all of it proves
-//! - `same_relay`: whether that holds of one relay, where connections may lead to several
-//! - `answers`: whom a peer's message concerns; `link`: connections that come and go
-//! - `connection`: what is under way on one of them
-//! - `count_hints`: which days to read again, by COUNT (NIP-45)
-//! - `conclusion`: what is to be moved, where our events are known by their ids alone
-//! - `auth` (NIP-42), `probe` (kinds that the peer hides), `live` (events as they come)
+//! - `reconciling`: differences by NIP-77; `reading`: by pages, if the peer does not reconcile
+//! - `download`, `upload`: the moves; `second_look`: whether the peer kept the events
+//! - `ledger`: the state of each id; `verdict`: the result and its basis
+//! - `same_relay`: whether the result holds for one relay, if connections may lead to several
+//! - `answers`: dispatch of the peer's messages; `link`: connections that come and go
+//! - `connection`: the state of one connection
+//! - `count_hints`: days to read again, by COUNT (NIP-45)
+//! - `conclusion`: the moves, if only the ids of our events are known
+//! - `auth` (NIP-42), `probe` (kinds that the peer hides), `live` (new events)
 
 mod answers;
 mod auth;
@@ -67,70 +67,72 @@ pub use link::Loss;
 /// An event's id.
 pub type Id = [u8; 32];
 
-/// A moment: on a clock that only goes forward, and on the wall.
+/// A time on a monotonic clock and on the wall clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Now {
-    /// Since any moment before the sync began.
+    /// Since a fixed time before the sync began.
     pub at: Duration,
     /// Seconds since the Unix epoch.
     pub unix_s: u64,
 }
 
-/// What is known of our set when a session opens over it.
+/// Facts about our set when a session opens over it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Items {
-    /// How many there are.
+    /// The number of items.
     pub count: usize,
     /// The newest `created_at`.
     pub newest: u64,
-    /// Since when to ask ahead: few of ours are as new, so that what the peer has of it is new.
+    /// The time from which to request events ahead: we have few items as new, so most of the peer's
+    /// are new to us.
     pub ahead: Option<u64>,
 }
 
-/// What to sync, and how.
+/// The events to sync, and how.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Which events.
+    /// The events to sync.
     pub filter: PeerFilter,
-    /// Which way.
+    /// The direction of moves.
     pub direction: Direction,
-    /// Find out what differs and move nothing.
+    /// Find differences and move nothing.
     pub dry_run: bool,
-    /// Compare by lists of ids, not by fingerprints.
+    /// Compare id lists instead of fingerprints.
     pub exact: bool,
-    /// Go on when all is synced.
+    /// Continue with live mode when everything is synced.
     pub live: bool,
-    /// The connections in a row that may fail or move nothing; `None` for any number.
+    /// Maximum number of connections in a row that fail or make no progress; `None` for no limit.
     pub attempts: Option<u32>,
-    /// What differences are told by, where they are.
+    /// The grouping of differences, if they are to be listed.
     pub by: Option<By>,
     /// Our public key for NIP-42.
     pub key: Option<[u8; 32]>,
-    /// After how many seconds a peer without NIP-77 is read whole again.
+    /// Interval of complete readings of a peer without NIP-77, in seconds.
     pub full_interval_s: u64,
-    /// What tells our subscriptions from those of others.
+    /// Distinguishes our subscriptions from those of other clients.
     pub nonce: u64,
 }
 
-/// How often progress is told, and slow deadlines are looked at.
+/// Interval of progress reports and of checks of slow deadlines.
 const TICK: Duration = Duration::from_millis(200);
-/// How long the first answer to a question may take.
+/// Timeout for the first answer to a question.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// So much longer after each question in a row that was not answered.
+/// Extension of the timeout after each unanswered question in a row.
 const MORE_PATIENCE: Duration = Duration::from_secs(3);
-/// The most of all that.
+/// Maximum timeout with extensions.
 const MOST_PATIENCE: Duration = Duration::from_secs(17);
-/// A deadline that is noticed so late was missed by us, not by the peer.
+/// A deadline that is checked this much too late was missed by this side, not by the peer.
 const LATE: Duration = Duration::from_millis(800);
-/// Refused ids are written down at this many, and at the end of each round.
+/// Number of refused ids at which they are recorded; they are also recorded at the end of each
+/// round.
 const REFUSED_IDS: usize = 1_000;
-/// With so many bytes of events being checked or stored no message is taken.
+/// Bytes of events being checked or stored above which no message is read.
 const MOST_ARRIVING_BYTES: usize = 16 << 20;
 
 /// A sync with one peer.
 pub struct Machine {
     settings: Settings,
-    /// The filter of `settings`, for whoever checks events.
+    /// The filter of `settings`, for checking events.
     matching: Arc<Filter>,
     url: String,
     now: Now,
@@ -139,7 +141,7 @@ pub struct Machine {
     events: VecDeque<Progress>,
     link: Link,
     failed: Option<String>,
-    /// Work that was handed out and is not done.
+    /// The number of unfinished work items.
     working: usize,
     ledger: Ledger,
     report: Report,
@@ -151,44 +153,45 @@ pub struct Machine {
     mark: SyncMark,
     overlap: Option<u64>,
     is_recalled: bool,
-    /// The peer does not reconcile, as far as this sync is concerned.
+    /// Whether this sync reads the peer because it does not reconcile.
     reads: bool,
-    /// Our events are known by their ids alone: see [`Work::Conclude`].
+    /// Whether our events are known by their ids alone: see [`Work::Conclude`].
     over_ids: bool,
-    /// The peer does not follow the adaptive rule.
+    /// Whether the peer does not support the adaptive rule.
     reference_rule: bool,
-    /// Connections that were lost while the first NEG-OPEN was not answered.
+    /// Connections lost while the first NEG-OPEN was unanswered.
     neg_hangups: u32,
-    /// NEG-MSGs that were not answered, and whether any ever was.
+    /// Unanswered NEG-MSGs, and whether any was ever answered.
     neg_silences: u32,
     answers_neg_msg: bool,
-    /// A connection was lost while events went both ways: one way after the other.
+    /// A connection was lost while events moved in both directions: from then on one direction at a
+    /// time.
     one_way: bool,
-    /// Events in a row at which the peer ended the connection.
+    /// Events in a row at which the peer closed the connection.
     event_hangups: u32,
-    /// Pauses in a row for a peer that limits the rate of questions.
+    /// Pauses in a row for a peer with a rate limit on questions.
     rate_pauses: u32,
-    /// The peer has said something of a limit since it last answered.
+    /// Whether the peer has mentioned a limit since its last answer.
     limit_was_refused: bool,
-    /// Questions in a row that were not answered.
+    /// Unanswered questions in a row.
     silences: u32,
-    /// Connections in a row that were left because of that.
+    /// Connections in a row that were closed because of unanswered questions.
     silent_connections: u32,
-    /// The longest that an answer took that came in time only because there was more of it.
+    /// The longest delay of an answer that was in time only because the timeout was extended.
     slowest: Duration,
-    /// For how long questions of this round went without an answer.
+    /// The total waiting time of this round's unanswered questions.
     silent_for: Duration,
-    /// The most ids that a REQ asks for, as far as unanswered ones have shown.
+    /// Maximum number of ids in a REQ, reduced by unanswered ones.
     most_ids: usize,
-    /// Why the peer has refused a download, in its words.
+    /// The peer's reason for refusing a download.
     refusal: Option<String>,
     notices: Notices,
-    /// Rounds since everything was last looked at from the start, and in all.
+    /// The number of rounds since the last complete start, and in total.
     rounds: u16,
-    /// What the peer took was looked for once more after a while.
+    /// Whether the sync has waited once before looking for accepted events again.
     has_waited: bool,
     looks: u32,
-    /// Over which connections they went.
+    /// The connections that the rounds used.
     looked: Looks,
     round: Option<Round>,
     breakdown: Option<Breakdown>,
@@ -205,7 +208,7 @@ impl fmt::Debug for Machine {
 }
 
 impl Machine {
-    /// A sync that begins now with the peer at `url`, and wants a connection first.
+    /// A sync that begins at `now` with the peer at `url`, and needs a connection first.
     pub fn new(url: &str, settings: Settings, now: Now) -> Self {
         let report = Report::new(url, &settings.filter, settings.direction);
         let mut machine = Self {
@@ -271,18 +274,18 @@ impl Machine {
         }
     }
 
-    /// No further message is at hand: what waits for company is begun.
+    /// No further message is waiting: processes incomplete batches.
     pub fn handle_quiet(&mut self, now: Now) {
         self.now = now;
         self.flush_batch();
     }
 
-    /// Whether events wait for company: see [`Machine::handle_quiet`].
+    /// Whether a batch is incomplete: see [`Machine::handle_quiet`].
     pub fn has_batch(&self) -> bool {
         self.on.batch.is_some()
     }
 
-    /// A frame that carries no message: a ping, or a pong, which shows that the line is there.
+    /// A frame without a message, a ping or a pong: it shows that the connection works.
     pub fn handle_control(&mut self, now: Now) {
         self.now = now;
         self.on.heard = now.at;
@@ -291,7 +294,7 @@ impl Machine {
         self.advance();
     }
 
-    /// Some work is done.
+    /// Work is done.
     pub fn handle_work(&mut self, done: Done, now: Now) {
         self.now = now;
         self.working = self.working.saturating_sub(1);
@@ -299,14 +302,14 @@ impl Machine {
         self.advance();
     }
 
-    /// The moment of [`Machine::poll_timeout`] has come.
+    /// The time of [`Machine::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Now) {
         self.now = now;
         self.take_time();
         self.advance();
     }
 
-    /// The sync is to end.
+    /// The sync should end.
     pub fn handle_stop(&mut self, now: Now) {
         self.now = now;
         self.report.error = Some(STOPPED.to_owned());
@@ -325,25 +328,25 @@ impl Machine {
         self.work.pop_front()
     }
 
-    /// The next thing to tell.
+    /// The next progress report.
     pub fn poll_progress(&mut self) -> Option<Progress> {
         self.events.pop_front()
     }
 
-    /// Whether another message may be handed over: else our own side is behind.
+    /// Whether another message may be passed in; otherwise our own side is behind.
     pub fn may_read(&self) -> bool {
         self.on.arriving_bytes < MOST_ARRIVING_BYTES
     }
 
-    /// Whether events of our store are to be handed over as they come.
+    /// Whether new events of our store should be passed in.
     pub fn is_live(&self) -> bool {
         self.settings.live && !matches!(self.link, Link::Finishing | Link::Over)
     }
 
-    /// The report, once the sync is over, and what differed in the last look.
+    /// The report, once the sync is over, and the differences of the last round.
     ///
     /// # Errors
-    /// Why our own side could not go on.
+    /// Why our own side failed.
     pub(super) fn into_report(mut self) -> Result<(Report, Option<Breakdown>), String> {
         match self.failed.take() {
             Some(reason) => Err(reason),
@@ -354,7 +357,7 @@ impl Machine {
         }
     }
 
-    /// The report up to here.
+    /// The current report.
     pub fn report_now(&self) -> Report {
         let figures = self.ledger.figures();
         let mut report = self.report.clone();
@@ -394,7 +397,7 @@ impl Machine {
             if !matches!(self.link, Link::Up) || self.round.is_none() || !self.is_idle() {
                 return;
             }
-            // The next round begins now, and not when something else comes.
+            // The next round begins now, without waiting for another event.
             if !self.end_round() {
                 return;
             }
@@ -413,7 +416,7 @@ impl Machine {
             && self.on.second_look.is_idle()
     }
 
-    /// Has something done that may take its time.
+    /// Queues work that may take time.
     fn begin_work(&mut self, work: Work) {
         self.working += 1;
         self.work.push_back(work);
@@ -428,12 +431,13 @@ impl Machine {
         self.events.push_back(Progress::Note(text));
     }
 
-    /// The round and the connection of what is found now.
+    /// The round and connection of differences found now.
     fn found_at(&self) -> FoundAt {
         FoundAt { round: self.looks, connection: NonZeroU32::new(self.connections) }
     }
 
-    /// An id for a subscription: some relays have one namespace for all clients.
+    /// An id for a subscription, made unique by the nonce: some relays share one namespace between
+    /// all clients.
     fn subscription(&mut self) -> String {
         self.on.subscriptions += 1;
         let prefix = (self.settings.nonce ^ u64::from(self.connections).wrapping_mul(0x9e37_79b9))
@@ -441,8 +445,8 @@ impl Machine {
         format!("n{prefix:06x}-{}", self.on.subscriptions)
     }
 
-    /// How long a question that is asked now may go without an answer: longer after silences and for
-    /// a peer that was slow before, less where much was waited in vain.
+    /// The timeout for a question asked now: longer after unanswered questions and for a peer that
+    /// was slow before, shorter after much waiting in vain.
     fn patience(&self) -> Duration {
         let by_silences = PATIENCE + MORE_PATIENCE * self.silences.min(4);
         let wanted = by_silences.max(self.slowest * 2).min(MOST_PATIENCE);
@@ -453,7 +457,7 @@ impl Machine {
         self.now.at + wanted.min(left.max(PATIENCE))
     }
 
-    /// Tells how far everything is, when that has changed.
+    /// Reports progress if it has changed.
     fn tell(&mut self) {
         self.told_at = self.now.at;
         let tally = self.tally();
@@ -477,12 +481,12 @@ impl Machine {
         }
     }
 
-    /// What the sync has moved, on this connection and those before.
+    /// The totals of the sync, over all connections.
     fn tally(&self) -> Tally {
         self.report_now().tally()
     }
 
-    /// An answer came to something that was asked.
+    /// Records an answer to a question.
     fn answered(&mut self) {
         let took = self.now.at.saturating_sub(self.on.answered_at);
         if self.silences > 0 && took >= PATIENCE {
@@ -494,7 +498,7 @@ impl Machine {
     }
 }
 
-/// Ids in an order that does not change from run to run.
+/// Ids in an order that is the same in each run.
 fn sorted(ids: impl IntoIterator<Item = Id>) -> Vec<Id> {
     let mut ids: Vec<Id> = ids.into_iter().collect();
     ids.sort_unstable();

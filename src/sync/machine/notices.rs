@@ -1,4 +1,4 @@
-//! A peer's NOTICEs: a little of them is told, and some refuse what was asked.
+//! A peer's NOTICEs: a bounded amount is reported, and some of them refuse a question.
 
 use super::ledger::IdState;
 use super::{Loss, Machine, Now};
@@ -6,18 +6,18 @@ use crate::prefix::Prefix;
 use crate::sync::message;
 use std::time::Duration;
 
-/// In so long the same words are told once, and so many bytes in all.
+/// Period in which the same text is reported once, and all texts together up to `MOST_BYTES`.
 const EVERY: Duration = Duration::from_secs(60);
 const MOST_BYTES: usize = 1_024;
-/// What one note costs beside its words.
+/// Size of a note without its text.
 const WRAPPING_BYTES: usize = 160;
-/// A question that is open when the peer refuses something has so long left.
+/// Remaining time of an unanswered question after a NOTICE that refuses something.
 pub(super) const AFTER_REFUSAL: Duration = Duration::from_millis(500);
-/// The first pause that a peer is given that limits the rate of questions, and how many there are
-/// without an answer.
+/// First pause for a peer with a rate limit on questions, and the number of pauses without an
+/// answer before the sync gives up.
 const FIRST_RATE_PAUSE: Duration = Duration::from_secs(1);
 const MOST_RATE_PAUSES: u32 = 5;
-/// Words of NOTICEs by which relays refuse a verb or a question.
+/// Phrases of NOTICEs by which relays refuse a verb or a question.
 const REFUSING: [&str; 26] = [
     "neg",
     "bad msg",
@@ -47,10 +47,10 @@ const REFUSING: [&str; 26] = [
     "must be",
 ];
 
-/// Words of those that say that too much is asked in too short a time.
+/// Phrases of NOTICEs about a rate limit.
 const OF_RATE: [&str; 5] = ["rate-limit", "rate limit", "slow down", "too fast", "too quickly"];
 
-/// What was told of late.
+/// The texts reported recently.
 #[derive(Debug, Default)]
 pub(super) struct Notices {
     since: Duration,
@@ -59,7 +59,7 @@ pub(super) struct Notices {
 }
 
 impl Notices {
-    /// Whether the words are to be told now.
+    /// Whether to report the text now.
     fn take(&mut self, text: &str, now: Now) -> bool {
         if now.at >= self.since + EVERY || self.words.is_empty() {
             *self = Self { since: now.at, ..Self::default() };
@@ -74,7 +74,7 @@ impl Notices {
     }
 }
 
-/// A refusal for the rate, of words that say so in a way of their own.
+/// Adds the prefix `rate-limited:` to a text that lacks it.
 pub(super) fn as_rate_limit(text: &str) -> String {
     match message::prefix(text) {
         Some(Prefix::RateLimited) => text.to_owned(),
@@ -83,14 +83,14 @@ pub(super) fn as_rate_limit(text: &str) -> String {
 }
 
 impl Machine {
-    /// The peer limits the rate, and does not say of what: it is taken to be the last question without an
-    /// answer, which is asked again after a pause, or else the events under way. Returns whether there was
-    /// any.
+    /// Handles a rate limit that does not name what it limits: assumes the last unanswered
+    /// question, which is asked again after a pause, or else the events being sent. Returns whether
+    /// there was either.
     fn refuse_last(&mut self, text: &str) -> bool {
         let text = as_rate_limit(text);
         let page = self.reading.unanswered_page();
         let of_ids = self.on.download.unanswered().chain(self.on.second_look.unanswered());
-        // They are numbered.
+        // The names are numbered.
         let last = page.into_iter().chain(of_ids).max_by_key(|name| (name.len(), name.clone()));
         let Some(subscription) = last else {
             let was_sending = self.on.upload.limit_rate(self.now);
@@ -110,11 +110,11 @@ impl Machine {
         true
     }
 
-    /// The peer limits the rate of questions: the next one is asked after a pause, twice as long as
-    /// the one before.
+    /// Handles a rate limit on questions: asks the next one after a pause, twice as long as the
+    /// previous pause.
     pub(super) fn pause_for_rate(&mut self, text: &str) {
         if self.on.not_before.is_some_and(|at| self.now.at < at) {
-            // Of the questions that went out before the pause.
+            // The refusal is for a question from before the pause.
             return;
         }
         if self.rate_pauses >= MOST_RATE_PAUSES {
@@ -126,7 +126,7 @@ impl Machine {
         self.rate_pauses += 1;
     }
 
-    /// NOTICE. Some relays refuse a verb or a question with nothing else.
+    /// NOTICE. Some relays refuse a verb or a question only by a NOTICE.
     pub(super) fn notice(&mut self, text: &str) {
         self.count_idle_frame();
         if self.notices.take(text, self.now) {

@@ -1,5 +1,5 @@
-//! Which kinds the peer shows to their owners only: those cannot be compared. Asked by one REQ for
-//! one event of such a kind, of peers that know who their clients are (NIP-42).
+//! Finds the kinds that the peer shows only to their owners: they cannot be compared. Peers that
+//! authenticate their clients (NIP-42) are asked by one REQ for one event of such a kind.
 
 use super::ledger::{IdState, Side};
 use super::link::missed;
@@ -11,11 +11,11 @@ use crate::sync::message;
 use crate::sync::reason::Reason;
 use std::time::Duration;
 
-/// Kinds that relays show to author and addressee only: direct messages (NIP-04, NIP-17), seals and
+/// Kinds that relays show only to author and addressee: direct messages (NIP-04, NIP-17), seals and
 /// gift wraps (NIP-59).
 pub(super) const PRIVATE_KINDS: [u16; 5] = [4, 13, 14, 15, 1_059];
 
-/// The question and what is known by now.
+/// The question and its result.
 #[derive(Debug, Default)]
 pub(super) struct Probe {
     subscription: Option<String>,
@@ -46,7 +46,7 @@ impl Probe {
 }
 
 impl Machine {
-    /// The private kinds that the filter asks for.
+    /// The private kinds that the filter matches.
     pub(super) fn private_kinds(&self) -> Vec<u16> {
         let filter = self.settings.filter.parsed();
         PRIVATE_KINDS.into_iter().filter(|kind| filter.takes_kind(*kind)).collect()
@@ -67,7 +67,7 @@ impl Machine {
         self.on.probe.deadline = Some(self.patience());
     }
 
-    /// An event that anybody may see shows that the kinds are compared.
+    /// Handles an event: if it is visible to everyone, its kinds are compared.
     pub(super) fn probe_event(&mut self, event: &PageEvent, json: &str) {
         let own = self.settings.key.map(|key| hex::encode(&key));
         let is_own = own.is_some_and(|key| json.contains(&key));
@@ -77,7 +77,7 @@ impl Machine {
         }
     }
 
-    /// EOSE without an event of others: the peer has none, or does not show them.
+    /// EOSE without an event of others: the peer has none, or hides them.
     pub(super) fn probe_ended(&mut self) {
         if !self.on.auth.is_known() {
             self.report.not_compared = self.private_kinds();
@@ -109,7 +109,8 @@ impl Machine {
         }
     }
 
-    /// An event that the peer said it took and does not show: hidden, if it is of such a kind.
+    /// Handles an event that the peer accepted but does not show: it is hidden, if it is of such a
+    /// kind.
     pub(super) fn not_shown(&mut self, id: Id) {
         let kind = self.ledger.get(&id).map_or(0, |entry| entry.kind);
         if PRIVATE_KINDS.contains(&kind) {
@@ -123,7 +124,7 @@ impl Machine {
         }
     }
 
-    /// Of a look that moves nothing: events of ours of kinds that the peer hides do not count.
+    /// For a sync that moves nothing: excludes our events of kinds that the peer hides.
     pub(super) fn take_kinds(&mut self, kinds: &[(Id, u16)]) {
         for (id, kind) in kinds {
             if self.report.not_compared.contains(kind) {
@@ -132,7 +133,8 @@ impl Machine {
         }
     }
 
-    /// Our events that only we have, where some may be of hidden kinds and nothing says which.
+    /// Our events that only we have and that may be of hidden kinds, while nothing says which kinds
+    /// are hidden.
     pub(super) fn perhaps_hidden(&self) -> Vec<Id> {
         if self.report.not_compared.is_empty() || !self.settings.dry_run {
             return Vec::new();

@@ -1,36 +1,38 @@
-//! Whether a verdict holds of one relay: connections to an address may lead to different ones (a load
-//! balancer), each with a set of its own. What a look proves it proves of the relay behind its connection.
+//! Whether a verdict holds for one relay: connections to an address may lead to different relays (a
+//! load balancer), each with its own set. A round proves its result only for the relay behind its
+//! connection.
 
 use super::Machine;
 use super::verdict::Round;
 use crate::sync::report::Verdict;
 
-/// The most events that are read once more because the connection was lost while they were read.
+/// Maximum number of events that are read again because the connection was lost during the reading.
 const MOST_READ_AGAIN: usize = 10_000;
-/// The hint where relays behind one address are told apart.
+/// The hint if several relays are behind one address.
 const ONE_BY_ONE: &str = "sync with each relay behind the address by a URL of its own";
 
-/// The connections that looks at everything went over.
+/// The connections that rounds used.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
-    /// The first connection of the last complete look.
+    /// The first connection of the last complete round.
     began_on: Option<u32>,
-    /// The first connection of a look after which another connection showed something new.
+    /// The first connection of a round after which another connection showed something new.
     changed_since: Option<u32>,
-    /// The peer was read once more, so that one connection shows all.
+    /// Whether the peer was read again over a single connection.
     read_again: bool,
 }
 
 impl Machine {
-    /// Something was found, which may be new or not have been there on the connections before.
+    /// Records a difference that is new, or that earlier connections may not have had.
     pub(super) fn note_new(&mut self, is_new: bool) {
         if let Some(round) = &mut self.round {
             round.has_new |= is_new;
         }
     }
 
-    /// A look at everything is complete. A reading goes over all connections since its first page. One
-    /// that finds something new on another connection than the look before rests on that, too.
+    /// Records a complete round. A reading uses all connections since its first page. If it finds
+    /// something new on another connection than the previous round, the result depends on that
+    /// connection too.
     pub(super) fn note_look(&mut self, round: &Round) {
         let now = self.connections;
         let began_on = self.reading.began_on.filter(|_| round.is_read).unwrap_or(now);
@@ -45,7 +47,8 @@ impl Machine {
         self.report.connections = now - first + 1;
     }
 
-    /// Whether the peer lacked on one connection what it had sent on another, and took it as new.
+    /// Whether the peer lacked, on one connection, an event that it sent on another, and took it as
+    /// new.
     pub(super) fn is_contradicted(&mut self) -> bool {
         let count = self.ledger.contradicted();
         if count > 0 {
@@ -60,8 +63,8 @@ impl Machine {
         count > 0
     }
 
-    /// Whether a reading that went over several connections is made once more: not where it is large,
-    /// nor where the peer answers only so many questions of a connection.
+    /// Whether to repeat a reading that used several connections: not a large one, and not if the
+    /// peer answers only a limited number of questions on a connection.
     pub(super) fn reads_again(&mut self) -> bool {
         let is_worth_it = self.reading.began_on.is_some_and(|first| first < self.connections)
             && self.reading.events <= MOST_READ_AGAIN

@@ -1,5 +1,5 @@
-//! Whether a peer that is read shows what was sent to it: asked for by id, once all is sent. What was
-//! under way when a connection was lost is asked for before it is sent again.
+//! Requests sent events by id from a peer that is read, to see whether it kept them. Events that
+//! were being sent when a connection was lost are requested before they are sent again.
 
 use super::ledger::{IdState, Side};
 use super::link::missed;
@@ -10,19 +10,19 @@ use crate::sync::reason::Reason;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-/// The most REQs at a time.
+/// Maximum number of concurrent REQs.
 const REQS_IN_FLIGHT: usize = 4;
-/// How often an id is asked for again that does not come.
+/// Repetitions for an id that does not come.
 const MOST_TRIES: u8 = 2;
 /// Some relays answer the same filter from a cache for a second.
 const CACHED: Duration = Duration::from_millis(1_500);
 
 #[derive(Debug, Default)]
 pub(super) struct SecondLook {
-    /// Ids to ask for, each with how often it was asked for.
+    /// Ids to request, each with the number of earlier requests.
     queue: VecDeque<(Id, u8)>,
     under_way: HashMap<String, Look>,
-    /// The round that has been looked at.
+    /// The round whose sent events were requested.
     round: u32,
 }
 
@@ -35,7 +35,7 @@ struct Look {
 }
 
 impl SecondLook {
-    /// Ids of events that were sent on a connection that was lost before the peer answered for them.
+    /// Requests the ids of events that were sent on a lost connection and had no OK.
     pub(super) fn ask_first(&mut self, ids: Vec<Id>) {
         self.queue.extend(ids.into_iter().map(|id| (id, 0)));
     }
@@ -60,12 +60,12 @@ impl SecondLook {
         }
     }
 
-    /// Whether the peer owes the first answer to more than one id.
+    /// Whether a REQ with more than one id is without an answer.
     pub(super) fn is_unanswered(&self) -> bool {
         self.under_way.values().any(|look| look.asked > 1 && look.missing.len() == look.asked)
     }
 
-    /// REQs that nothing has come for.
+    /// REQs without any answer.
     pub(super) fn unanswered(&self) -> impl Iterator<Item = String> {
         let waiting = self.under_way.iter().filter(|(_, look)| look.missing.len() == look.asked);
         waiting.map(|(name, _)| name.clone())
@@ -114,7 +114,7 @@ impl Machine {
         }
     }
 
-    /// An event that the peer shows.
+    /// Records that the peer shows an event.
     pub(super) fn looked_at(&mut self, subscription: &str, id: &Id) {
         let until = self.patience();
         let Some(look) = self.on.second_look.under_way.get_mut(subscription) else { return };
@@ -128,7 +128,7 @@ impl Machine {
         }
     }
 
-    /// Whether the event is one that was sent to the peer, which shows it now, whatever was asked.
+    /// Whether the event was sent to the peer, which shows it now in reply to any request.
     pub(super) fn shown_late(&mut self, json: &str) -> bool {
         let Some(event) = message::page_event(json) else { return false };
         let state =
@@ -145,7 +145,7 @@ impl Machine {
         is_sent
     }
 
-    /// EOSE: what did not come is asked for once more, after a while.
+    /// EOSE: missing events are requested once more, after a pause.
     pub(super) fn look_ended(&mut self, subscription: &str) {
         let Some(look) = self.on.second_look.under_way.remove(subscription) else { return };
         self.rate_pauses = 0;
@@ -154,7 +154,7 @@ impl Machine {
         let came = look.asked - look.missing.len();
         let may_be_cut = came > 0 && !look.missing.is_empty() && look.tries == 0;
         if may_be_cut {
-            // The peer may send only so many at a time.
+            // The peer may limit the events of a REQ.
             self.on.download.limit_ids(came);
         }
         for id in sorted(look.missing) {
@@ -172,13 +172,14 @@ impl Machine {
         }
     }
 
-    /// The peer does not show what was under way when the connection was lost.
+    /// Sends an event again: the connection was lost while it was being sent, and the peer does not
+    /// show it.
     fn send_unconfirmed(&mut self, id: Id) {
         self.ledger.set(&id, IdState::Open);
         self.send_open(id);
     }
 
-    /// An event is to be sent, as suspect as the loss of connections makes it.
+    /// Queues an event to send; earlier lost connections make it suspect.
     pub(super) fn send_open(&mut self, id: Id) {
         let losses = self.ledger.get(&id).map_or(0, |entry| entry.losses);
         self.on.upload.add(id, losses);

@@ -1,5 +1,5 @@
-//! What is moved beside the finding: events that come are checked together, ids that are found are
-//! queued, and each that stays has a reason.
+//! Moves of events: received events are checked in batches, found ids are queued, and each event
+//! that is not moved gets a reason.
 
 use super::ledger::{Entry, IdState, Side};
 use super::{Asked, Fate, Id, Loss, Machine, REFUSED_IDS, Settled, Work};
@@ -7,15 +7,15 @@ use crate::store::RefusedId;
 use crate::sync::reason::Reason;
 use std::collections::HashMap;
 
-/// How many events are checked together, and how many bytes of them.
+/// Events that are checked together, and their maximum bytes.
 const BATCH_EVENTS: usize = 64;
 const BATCH_BYTES: usize = 256 << 10;
-/// No peer lists more ids that we lack.
+/// Maximum number of ids that we lack; no peer lists more.
 const MOST_NEED: u64 = 100_000_000;
-/// A peer that sends so many events that nobody asked for, or not so often, is left.
+/// Events that were not requested, or came more than once, after which the peer is given up.
 const MOST_NEEDLESS: u32 = 100_000;
 
-/// Events of one subscription that wait to be checked together.
+/// Events of one subscription that are to be checked together.
 #[derive(Debug)]
 pub(super) struct Batch {
     subscription: String,
@@ -33,7 +33,7 @@ impl Machine {
         self.advance_upload();
     }
 
-    /// Takes ids that were found to differ. `remembered` has those that earlier syncs gave up.
+    /// Handles ids that differ. `remembered` has those that earlier syncs gave up.
     pub(super) fn found(&mut self, have: Vec<Id>, need: Vec<Id>, remembered: &HashMap<Id, String>) {
         let Some(round) = self.round.as_mut() else { return };
         let is_first = round.index == 1;
@@ -65,8 +65,8 @@ impl Machine {
             (side, entry.side) == (Side::Ours, Side::Peers) && entry.shown_on != found_at.connection
         };
         match before {
-            // Two pages may show the same of our events to be missing. What came on another connection may
-            // be missing on this one.
+            // Two pages may both miss the same event of ours. An event received on another
+            // connection may be missing on this one.
             Some(entry) if entry.round == number && !is_lacked_here(&entry) => return,
             Some(entry) if matches!(entry.state, IdState::Stays(_) | IdState::Excused(_)) => {
                 return self.ledger.note(&id, |entry| entry.round = number);
@@ -74,8 +74,8 @@ impl Machine {
             Some(entry) if entry.side == Side::Ours && is_taken(entry.state) => {
                 self.ledger.note(&id, |entry| entry.round = number);
                 if is_first {
-                    // It was taken on a connection that was lost, and may not be kept yet: the next
-                    // round tells. It is not sent twice.
+                    // The event was accepted on a lost connection and may not be stored yet: the
+                    // next round shows it. It is not sent twice.
                     return self.count_open(true);
                 }
                 if self.waits_for_index() {
@@ -109,8 +109,8 @@ impl Machine {
         }
     }
 
-    /// Whether what the peer took and does not list is looked for once more: some relays show an
-    /// event only a while after its OK.
+    /// Whether to look once more for events that the peer accepted but does not list: some relays
+    /// show an event only a while after its OK.
     fn waits_for_index(&mut self) -> bool {
         match &mut self.round {
             Some(round) if !self.has_waited => {
@@ -121,7 +121,7 @@ impl Machine {
         }
     }
 
-    /// Something is to be moved, perhaps not for the first time.
+    /// Counts an event to be moved; `again` if an earlier round was to move it.
     fn count_open(&mut self, again: bool) {
         if let Some(round) = &mut self.round {
             round.opened += 1;
@@ -129,7 +129,7 @@ impl Machine {
         }
     }
 
-    /// So many events more have come that nobody asked for, or not so often.
+    /// Counts events that were not requested, or came more than once.
     pub(super) fn needless(&mut self, events: u32) {
         self.on.needless = self.on.needless.saturating_add(events);
         if self.on.needless > MOST_NEEDLESS {
@@ -137,13 +137,13 @@ impl Machine {
         }
     }
 
-    /// An event has come that nobody asked for.
+    /// Counts an event that was not requested.
     pub(super) fn unasked(&mut self) {
         *self.report.refused.entry(Reason::NotAskedFor).or_default() += 1;
         self.needless(1);
     }
 
-    /// An event has come for `subscription`; it is checked with those that come with it.
+    /// Handles an event for `subscription`: adds it to the batch of events that came with it.
     pub(super) fn arrived(&mut self, subscription: String, asked: Asked, text: &str) {
         let fits = |batch: &Batch| {
             batch.subscription == subscription
@@ -164,7 +164,7 @@ impl Machine {
         self.on.arriving_bytes += text.len();
     }
 
-    /// Hands the events that wait to the threads that check them.
+    /// Sends the batch to be checked.
     pub(super) fn flush_batch(&mut self) {
         let Some(batch) = self.on.batch.take() else { return };
         let Batch { subscription, asked, texts, bytes } = batch;
@@ -194,7 +194,7 @@ impl Machine {
                     };
                     let settled = |state| matches!(state, IdState::Stays(_));
                     let is_first = !self.ledger.get(&id).is_some_and(|entry| settled(entry.state));
-                    // Whoever forges events brings the sync no nearer to its end.
+                    // Forged events are no progress.
                     self.on.advanced |= is_first && *reason != Reason::Invalid;
                     self.moved();
                     self.came(Some(id), IdState::Open);
@@ -207,7 +207,7 @@ impl Machine {
         self.page_settled(subscription, events);
     }
 
-    /// An event has come; where it was read by pages nothing was known of it before.
+    /// Records an event that came; if it was read by pages, it was unknown before.
     fn came(&mut self, id: Option<Id>, state: IdState) {
         let Some(id) = id else { return };
         match self.ledger.get(&id) {
@@ -232,14 +232,15 @@ impl Machine {
         }
     }
 
-    /// Something was moved, or has a reason not to be.
+    /// Records that an event was moved, or has a reason not to be.
     pub(super) fn moved(&mut self) {
         if let Some(round) = &mut self.round {
             round.moved += 1;
         }
     }
 
-    /// Notes why an id stays where it is, for this sync and, with a term, for later ones.
+    /// Records why an event is not moved, for this sync and, if the reason has a term, for later
+    /// ones.
     pub(super) fn stay(&mut self, id: Id, reason: Reason) {
         self.ledger.set(&id, IdState::Stays(reason));
         let Some(term_s) = reason.term_s() else { return };
@@ -252,7 +253,7 @@ impl Machine {
         }
     }
 
-    /// Has what was refused written down.
+    /// Queues recorded refusals to be written.
     pub(super) fn remember_refused(&mut self) {
         let refused = std::mem::take(&mut self.refused);
         if !refused.is_empty() && !self.settings.dry_run {

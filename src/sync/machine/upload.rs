@@ -1,4 +1,4 @@
-//! Events to the peer: a window of them under way, every OK read.
+//! Sends events to the peer: a window of events without an OK, and the handling of each OK.
 
 use super::ledger::{IdState, Side};
 use super::link::missed;
@@ -9,50 +9,49 @@ use crate::sync::reason::{self, Reason};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-/// The most events that wait for their OK.
+/// Maximum number of sent events without an OK.
 const EVENTS_IN_FLIGHT: usize = 512;
-/// The most bytes of them; one event may always go.
+/// Maximum bytes of those; a single event may exceed it.
 const BYTES_IN_FLIGHT: usize = 4 << 20;
-/// How many events are read from the store at a time.
+/// Events that are read from the store at a time.
 const READ_EVENTS: usize = 256;
-/// What an EVENT message takes beside its event.
+/// Length of an EVENT message without its event.
 const WRAPPING_BYTES: usize = 64;
-/// How often an event is sent that the peer fails to take.
+/// Attempts for an event that the peer fails to take.
 const MOST_TRIES: u8 = 3;
-/// How many events are sent together that may have ended a connection.
+/// Events sent together, if one of them may have ended a connection.
 const FEW_SUSPECTS: usize = 8;
-/// An event that was under way alone when a connection was lost is so much more suspect, and one that
-/// was so twice is given up.
+/// Added suspicion of an event that was sent alone when a connection was lost; after two such
+/// losses it is given up.
 const LONE_LOSS: u8 = 4;
 const MOST_LOSSES: u8 = 2 * LONE_LOSS;
-/// After so many events in a row at which the peer ended the connection no further one is sent.
+/// Events in a row at which the peer closed the connection, after which no more are sent.
 const MOST_HANGUPS: u32 = 12;
-/// How long the peer may answer no EVENT while it owes an OK.
+/// Timeout without any OK while one is pending.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The first pause that a peer is given that limits the rate, and the longest; each doubles the one
-/// before.
+/// First pause for a peer with a rate limit, and the maximum; each pause doubles the previous one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MOST_PAUSE: Duration = Duration::from_secs(30);
-/// After so many pauses in which it took nothing the rest is left for another time.
+/// Pauses without an accepted event, after which the rest is left to a later sync.
 const MOST_PAUSES: u32 = 6;
 
-/// The events to send and those that wait for their OK.
+/// The events to send and those without an OK.
 #[derive(Debug)]
 pub(super) struct Upload {
     queue: VecDeque<Id>,
-    /// Were on their way when a connection was lost: sent last and a few at a time. Each with how
-    /// suspect it is.
+    /// Events that were being sent when a connection was lost, each with its suspicion: sent last
+    /// and a few at a time.
     suspects: VecDeque<(Id, u8)>,
-    /// Read from the store.
+    /// Events read from the store.
     ready: VecDeque<Loaded>,
     under_way: HashMap<Id, usize>,
     bytes_under_way: usize,
-    /// Refusals that do not say of which of those.
+    /// Refusals that do not name one of those.
     unnamed: usize,
     is_reading: bool,
-    /// How many may be under way.
+    /// Maximum number of events without an OK.
     window: usize,
-    /// Pauses since the peer last took something, and when the last one ends.
+    /// Pauses since the last accepted event, and the end of the last one.
     pauses: u32,
     pause_ends: Option<Duration>,
     deadline: Option<Duration>,
@@ -79,7 +78,7 @@ impl Default for Upload {
 }
 
 impl Upload {
-    /// An id to send, that `losses` make suspect.
+    /// Adds an id to send; `losses` makes it suspect.
     pub(super) fn add(&mut self, id: Id, losses: u8) {
         match losses {
             0 => self.queue.push_back(id),
@@ -87,7 +86,7 @@ impl Upload {
         }
     }
 
-    /// Ids on their way to the peer.
+    /// The ids of sent events without an OK.
     pub(super) fn under_way(&self) -> Vec<Id> {
         sorted(self.under_way.keys().copied())
     }
@@ -107,7 +106,7 @@ impl Upload {
         self.suspects.drain(..most.min(alike)).map(|(id, _)| id).collect()
     }
 
-    /// An event to send that need not be read.
+    /// Adds an event to send that is already read.
     pub(super) fn add_event(&mut self, event: Loaded) {
         self.ready.push_back(event);
     }
@@ -117,7 +116,7 @@ impl Upload {
         self.waiting() == 0 && self.under_way.is_empty() && !self.is_reading
     }
 
-    /// Events that wait to be sent.
+    /// The number of events waiting to be sent.
     pub(super) fn waiting(&self) -> usize {
         self.queue.len() + self.suspects.len() + self.ready.len()
     }
@@ -126,7 +125,7 @@ impl Upload {
         self.deadline
     }
 
-    /// When a pause ends that something waits for.
+    /// The end of a pause, if events wait for it.
     pub(super) fn resumes_at(&self) -> Option<Duration> {
         self.pause_ends.filter(|_| self.waiting() > 0)
     }
@@ -135,7 +134,7 @@ impl Upload {
         self.deadline = self.deadline.map(|at| at.max(until));
     }
 
-    /// Takes back what is under way, to be sent again after a pause.
+    /// Takes back sent events without an OK, to be sent again after a pause.
     pub(super) fn limit_rate(&mut self, now: Now) -> Vec<Id> {
         if self.under_way.is_empty() || self.pauses >= MOST_PAUSES {
             return Vec::new();
@@ -156,7 +155,7 @@ impl Upload {
         true
     }
 
-    /// Takes back all that is under way once the refusals without an id are as many.
+    /// Takes back all sent events once there are as many refusals without an id.
     fn take_refused(&mut self) -> Vec<Id> {
         if self.unnamed == 0 || self.unnamed < self.under_way.len() {
             return Vec::new();
@@ -167,7 +166,7 @@ impl Upload {
         ids
     }
 
-    /// Begins a pause, unless there is one, after which one event goes at a time.
+    /// Begins a pause, unless there is one; after it, one event is sent at a time.
     fn pause(&mut self, now: Now) {
         self.window = 1;
         if !self.is_pausing(now) {
@@ -205,7 +204,7 @@ impl Machine {
         {
             let Some(Loaded { id, kind, json }) = upload.ready.pop_front() else { break };
             if self.ledger.get(&id).is_some_and(|entry| entry.state == IdState::Accepted) {
-                // The peer has answered for it meanwhile.
+                // An OK came in the meantime.
                 continue;
             }
             if json.len() + WRAPPING_BYTES > self.information.message_bytes {
@@ -225,8 +224,8 @@ impl Machine {
         }
     }
 
-    /// Events have been read; those that went in the meantime are not among them, and those that
-    /// only their author may publish (NIP-70) stay here.
+    /// Handles events read from the store. Events removed in the meantime are not among them.
+    /// Events that only their author may publish (NIP-70) are not sent.
     pub(super) fn loaded(&mut self, events: Vec<Loaded>, protected: Vec<Id>) {
         self.on.upload.is_reading = false;
         self.on.upload.ready.extend(events);
@@ -282,7 +281,7 @@ impl Machine {
                 self.on.upload.queue.push_back(*id);
                 self.on.upload.pause_ends = Some(self.now.at + FIRST_PAUSE);
             }
-            // What strfry and we say of an older version.
+            // The prefix of strfry and negsync for an older version.
             Some(Prefix::Replaced) => {
                 self.on.advanced = true;
                 self.stay(*id, Reason::Superseded);
@@ -311,12 +310,12 @@ impl Machine {
     }
 
     fn refused_by_peer(&mut self, id: &Id, prefix: Option<Prefix>) {
-        // What may be taken another time has not been dealt with.
+        // A temporary refusal is no progress.
         self.on.advanced |= !reason::is_passing(prefix);
         self.stay(*id, Reason::RefusedByPeer(prefix));
     }
 
-    /// `["OK", "", false, ...]`: relays that answer in order refuse so.
+    /// `["OK", "", false, ...]`: the refusal of relays that answer in order.
     pub(super) fn refused_without_id(&mut self, text: &str) {
         let upload = &self.on.upload;
         if upload.unnamed >= upload.under_way.len() {
@@ -326,7 +325,7 @@ impl Machine {
         if let (1, Some(id)) = (upload.under_way.len(), upload.under_way.keys().next().copied()) {
             return self.event_answered(&id, false, text);
         }
-        // Whose it is cannot be told: one at a time from here on.
+        // The event is unknown: from here on one event is sent at a time.
         self.on.upload.window = 1;
         self.on.upload.unnamed += 1;
         if self.on.upload.unnamed == 1 && message::prefix(text) == Some(Prefix::AuthRequired) {
@@ -334,8 +333,8 @@ impl Machine {
         }
     }
 
-    /// The connection was lost. What was on its way to the peer may be why, unless the peer was
-    /// asked for something, too: then one thing is done at a time from here on.
+    /// Handles a lost connection. An event that was being sent may be the cause; if requests were
+    /// pending too, one direction at a time is used from then on.
     pub(super) fn keep_upload_suspects(&mut self) {
         let under_way = self.on.upload.under_way();
         if !under_way.is_empty() && self.on.download.asked_for() > 0 {
@@ -357,7 +356,7 @@ impl Machine {
         }
     }
 
-    /// The peer ends the connection at whatever it is sent: the rest stays here.
+    /// Leaves the rest unsent: the peer closes the connection at every event.
     fn leave_rest_unsent(&mut self) {
         let upload = &mut self.on.upload;
         let mut rest: Vec<Id> = upload.queue.drain(..).collect();
@@ -384,7 +383,7 @@ impl Machine {
             self.stay(id, Reason::NotAnswered);
         }
         if self.silences >= 2 {
-            // The rest would be answered no better.
+            // The other events would have the same result.
             self.leave_rest_unsent();
         }
     }

@@ -1,4 +1,4 @@
-//! Looks at everything, one after the other, and what they prove.
+//! Rounds, one after the other, and what they prove.
 
 use super::ledger::Side;
 use super::same_relay::Looks;
@@ -8,45 +8,46 @@ use crate::sync::reason::Reason;
 use crate::sync::report::{Method, Progress, Proof, Report, Verdict};
 use std::time::Duration;
 
-/// The most rounds; the first moves, the second proves, more are needed where sets change.
+/// Maximum number of rounds: the first moves, the second proves, more are needed if the sets
+/// change.
 const MOST_ROUNDS: u16 = 4;
 
-/// How long a peer may take to list what it took.
+/// Time for a peer to list events that it accepted.
 const INDEX_TIME: Duration = Duration::from_millis(1_500);
 
-/// One look at everything, and the transfers that follow from it.
+/// One complete comparison, and the moves that follow from it.
 #[derive(Debug, Default)]
 pub(super) struct Round {
-    /// Its own number in this sync.
+    /// The number of the round in this sync.
     pub(super) number: u32,
-    /// Which one it is since everything was last looked at from the start, counted from 1.
+    /// The number of the round since the last complete start, counted from 1.
     pub(super) index: u16,
-    /// The peer is read, and not reconciled with.
+    /// Whether the peer is read instead of reconciled.
     pub(super) is_read: bool,
-    /// Ids that only we have, and that only the peer has, as often as they were found.
+    /// The number of ids found that only we have, and that only the peer has.
     pub(super) have: u64,
     pub(super) need: u64,
-    /// Ids that were to be moved, and those among them that an earlier round was to move.
+    /// The number of ids to be moved, and those among them that an earlier round was to move.
     pub(super) opened: u64,
     pub(super) reopened: u64,
-    /// Events that were moved, or have a reason not to be.
+    /// The number of events that were moved, or have a reason not to be.
     pub(super) moved: u64,
-    /// The newest `created_at` of our set when it was looked at.
+    /// The newest `created_at` of our set when it was compared.
     pub(super) newest: u64,
-    /// What differs, row by row, where that is asked for.
+    /// The differences, row by row, if they are to be listed.
     pub(super) breakdown: Option<Breakdown>,
-    /// Our events of hidden kinds have been told apart.
+    /// Whether our events of hidden kinds have been excluded.
     knows_kinds: bool,
-    /// The next round looks again for what the peer took and does not list yet.
+    /// Whether the next round looks again for accepted events that the peer does not list yet.
     pub(super) waits: bool,
-    /// It found something that no round before had found.
+    /// Whether it found a difference that no earlier round had found.
     pub(super) has_new: bool,
     /// See [`Work::Conclude`].
     pub(super) is_concluded: bool,
 }
 
 impl Machine {
-    /// Begins to look at everything.
+    /// Begins a complete comparison.
     pub(super) fn begin_round(&mut self) {
         self.has_waited &= self.rounds > 0;
         self.rounds += 1;
@@ -63,7 +64,7 @@ impl Machine {
         }
     }
 
-    /// The round goes on by reading.
+    /// Continues the round by reading.
     pub(super) fn read_this_round(&mut self) {
         let by = self.settings.by;
         let Some(round) = &mut self.round else { return };
@@ -73,7 +74,7 @@ impl Machine {
         self.begin_reading(whole);
     }
 
-    /// What the peer shows us may be more than before: nothing that it answered proves anything.
+    /// Starts again, because the peer may show more events now: earlier answers prove nothing.
     pub(super) fn look_again(&mut self) {
         if self.round.as_ref().is_some_and(|round| round.is_read) {
             self.reading.connection_lost();
@@ -83,7 +84,7 @@ impl Machine {
         }
     }
 
-    /// Draws the sum of a round. Returns whether another one has begun.
+    /// Ends a round. Returns whether another one has begun.
     pub(super) fn end_round(&mut self) -> bool {
         if !self.refused.is_empty() && !self.settings.dry_run {
             self.remember_refused();
@@ -129,13 +130,14 @@ impl Machine {
         (self.silent_connections, self.silent_for) = (0, Duration::ZERO);
     }
 
-    /// Notes what the round left different, and returns how many of it nothing excuses.
+    /// Records the remaining differences of the round. Returns the number of those without an
+    /// excuse.
     fn note_differences(&mut self, round: &Round) -> u64 {
         let mut differs = self.ledger.differences(round.number);
-        // What cannot be compared does not count.
+        // Events that cannot be compared do not count.
         let hidden = differs.remove(&Reason::Hidden).unwrap_or(0);
         if hidden > 0 && self.report.not_compared.is_empty() {
-            // Remembered of an earlier sync, without their kinds.
+            // Recorded by an earlier sync, without the kinds.
             self.report.not_compared = self.private_kinds();
         }
         let unexplained = differs.iter().filter(|(reason, _)| reason.is_unexplained());
@@ -155,7 +157,7 @@ impl Machine {
         unexplained
     }
 
-    /// Judges a reconciliation. Returns whether another round has to prove what was moved.
+    /// Judges a reconciliation. Returns whether another round has to prove the moves.
     fn judge(&mut self, round: &Round) -> bool {
         let unexplained = self.note_differences(round);
         self.note_look(round);
@@ -183,7 +185,7 @@ impl Machine {
             return false;
         }
         let verdict = match (round.opened > 0, self.report.differs.is_empty()) {
-            // Every round found something new: the sets change while they are compared.
+            // Every round found something new: the sets change during the comparison.
             (true, _) => Verdict::CaughtUp,
             (false, true) => Verdict::Equal,
             (false, false) => Verdict::Differs,
@@ -206,7 +208,7 @@ impl Machine {
         self.report.error = Some(text);
     }
 
-    /// Judges a reading. Returns whether another one has to show what was sent.
+    /// Judges a reading. Returns whether another one has to show the sent events.
     fn judge_read(&mut self, round: &Round) -> bool {
         let unexplained = self.note_differences(round);
         self.note_look(round);
@@ -216,7 +218,7 @@ impl Machine {
         let may_go_on = round.index < MOST_ROUNDS && !self.settings.dry_run;
         let is_whole = self.reading.is_whole();
         if self.reading.showed_nothing() && self.report.not_seen.is_empty() {
-            // What was read before has to show again; and what was sent, in a reading.
+            // Read events have to be shown again; sent events have to be shown by a reading.
             let was_sent = self.ledger.figures().uploaded > 0 && round.index == 1;
             if may_go_on && (!is_whole || (was_sent && !self.reading.is_counted())) {
                 return true;

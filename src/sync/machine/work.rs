@@ -1,4 +1,4 @@
-//! What the machine has others do, because it takes a disk, a thread or a key, and what came of it.
+//! Work that the machine requests because it needs a disk, a thread or a key, and its results.
 
 use super::{Id, Items};
 use crate::reconcile::{Difference, InitiatorError, Rule};
@@ -10,51 +10,51 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-/// Something to do. Each is answered by one [`Done`], in any order. A session is named by a number.
+/// A work item. Each results in one [`Done`], in any order. A session is identified by a number.
 #[derive(Debug)]
 pub enum Work {
-    /// Look up what earlier syncs remember: [`Done::Recalled`].
+    /// Look up the recorded state: [`Done::Recalled`].
     Recall,
-    /// Take our set for the filter, and make the first question over it: [`Done::Opened`].
+    /// Build our set for the filter, and the first question about it: [`Done::Opened`].
     Open(Opening),
-    /// Have a session read an answer: [`Done::Answered`].
+    /// Process an answer in a session: [`Done::Answered`].
     Answer {
         /// The session.
         session: u64,
         /// The peer's negentropy message.
         payload: Vec<u8>,
     },
-    /// Forget a session, and divide its window: [`Done::Divided`].
+    /// Drop a session, and divide its window: [`Done::Divided`].
     Divide {
         /// The session.
         session: u64,
-        /// Its window of time.
+        /// Its time window.
         window: Window,
-        /// How many events the peer takes, if it says so.
+        /// The peer's maximum number of events, if it states one.
         cap: Option<u64>,
     },
-    /// Forget a session: [`Done::Finished`].
+    /// Drop a session: [`Done::Finished`].
     Forget {
         /// The session.
         session: u64,
     },
     /// Find our events that match and are not among the peer's: [`Done::Compared`].
     Compare {
-        /// Which events.
+        /// The events to compare.
         filter: PeerFilter,
-        /// The ids of all that match and that the peer has.
+        /// The ids of all matching events that the peer has.
         theirs: HashSet<Id>,
-        /// What differences are told by, where they are.
+        /// The grouping of differences, if they are to be listed.
         by: Option<By>,
     },
-    /// Sort events of ours into rows: [`Done::Sorted`].
+    /// Group events of ours into rows: [`Done::Sorted`].
     Sort {
-        /// What the rows are.
+        /// The grouping of the rows.
         by: By,
         /// The events.
         ids: Vec<Id>,
     },
-    /// Tell the kinds of events of ours: [`Done::Kinds`].
+    /// Find the kinds of events of ours: [`Done::Kinds`].
     Kinds {
         /// The events.
         ids: Vec<Id>,
@@ -63,44 +63,44 @@ pub enum Work {
     Count {
         /// The question that the peer's count answers.
         subscription: String,
-        /// Which events.
+        /// The events to count.
         filter: PeerFilter,
-        /// Kinds to be counted apart, too.
+        /// Kinds that are also counted separately.
         kinds: Vec<u16>,
     },
-    /// Read events of ours to be sent: [`Done::Loaded`].
+    /// Read events of ours for sending: [`Done::Loaded`].
     Load {
         /// The events.
         ids: Vec<Id>,
     },
-    /// Check and store events that the peer sent: [`Done::Ingested`].
+    /// Check and store events from the peer: [`Done::Ingested`].
     Ingest {
         /// The subscription that they came for.
         subscription: String,
-        /// What that asked for.
+        /// The request of that subscription.
         asked: Asked,
-        /// The events as they came.
+        /// The events as received.
         texts: Vec<Box<str>>,
-        /// How long all of them are.
+        /// Their total length, in bytes.
         bytes: usize,
-        /// Whether they come as they are published.
+        /// Whether they are new events of a live subscription.
         live: bool,
     },
-    /// Of a machine that knows our events by their ids alone: all of the peer's ids have been found.
-    /// Tell what is to be moved: [`Done::Concluded`].
+    /// For a machine that knows our events by their ids alone: all of the peer's ids have been
+    /// found. Determine the moves: [`Done::Concluded`].
     Conclude {
-        /// The look that found them.
+        /// The round that found them.
         look: u64,
-        /// Whether it is the first since everything was last looked at from the start.
+        /// Whether it is the first since the last complete start.
         is_first: bool,
-        /// Whether it showed all that the peer has, and not only what is new.
+        /// Whether it showed all of the peer's events, and not only new ones.
         is_whole: bool,
     },
-    /// Write down ids that need not be moved again: [`Done::Finished`].
+    /// Record ids that need not be moved again: [`Done::Finished`].
     RememberRefused(Vec<RefusedId>),
-    /// Write down how far the peer is known: [`Done::Finished`].
+    /// Record how far the peer is known: [`Done::Finished`].
     RememberMark(SyncMark),
-    /// Write down how the peer has to be asked: [`Done::Finished`].
+    /// Record how to query the peer: [`Done::Finished`].
     RememberTraits(PeerTraits),
     /// Sign the answer to a challenge (NIP-42): [`Done::Signed`].
     Sign {
@@ -109,54 +109,54 @@ pub enum Work {
     },
 }
 
-/// How a session begins.
+/// The parameters of a session.
 #[derive(Debug)]
 pub struct Opening {
     /// The session.
     pub session: u64,
-    /// Which events, cut to `window`.
+    /// The events, restricted to `window`.
     pub filter: PeerFilter,
-    /// The window of time.
+    /// The time window.
     pub window: Window,
-    /// Who chooses what to ask.
+    /// The rule that chooses the questions.
     pub rule: Rule,
-    /// The longest message, before hex.
+    /// Maximum length of a message, before hex encoding.
     pub frame_limit_bytes: usize,
-    /// The longest first message, before hex.
+    /// Maximum length of the first message, before hex encoding.
     pub opening_limit_bytes: usize,
     /// The second up to which both sides were equal.
     pub equal_up_to: Option<u64>,
-    /// The width of the time buckets by which differences are told.
+    /// The length of the time buckets of differences.
     pub time_bucket_s: Option<NonZeroU64>,
-    /// What proves a round compares other ranges than the rounds before: chosen by this seed.
+    /// Seed of the bounds: a round that verifies earlier rounds compares other ranges.
     pub bounds_seed: Option<u64>,
 }
 
-/// What a REQ asked for.
+/// The request of a REQ.
 #[derive(Debug, Clone)]
 pub enum Asked {
-    /// These ids, of events that match.
+    /// Events with these ids that match.
     Ids(Arc<HashSet<Id>>, Arc<Filter>),
-    /// Whatever matches.
+    /// All matching events.
     Matching(Arc<Filter>),
-    /// Whatever matches, to be compared and not to be stored.
+    /// All matching events, for comparison only: not stored.
     Listing(Arc<Filter>),
-    /// These ids, of events that match, to be looked at and not to be stored.
+    /// Events with these ids that match, for comparison only: not stored.
     ListingIds(Arc<HashSet<Id>>, Arc<Filter>),
 }
 
-/// What came of some [`Work`].
+/// The result of a [`Work`].
 #[derive(Debug)]
 pub enum Done {
-    /// What is remembered.
+    /// The recorded state.
     Recalled {
         /// How far the peer is known.
         mark: SyncMark,
-        /// How it has to be asked.
+        /// How to query the peer.
         traits: PeerTraits,
-        /// The second from which a reading begins that goes on after `mark.read`.
+        /// The second from which a reading continues after `mark.read`.
         overlap: Option<u64>,
-        /// What our retention keeps of the filter: nothing else is asked for.
+        /// The part of the filter that our retention keeps: nothing else is requested.
         kept: Option<RetentionWindow>,
     },
     /// The first question of a session.
@@ -165,77 +165,77 @@ pub enum Done {
         session: u64,
         /// The negentropy message.
         message: Vec<u8>,
-        /// What our set holds.
+        /// Facts about our set.
         items: Items,
     },
-    /// What an answer shows.
+    /// The result of an answer.
     Answered {
         /// The session.
         session: u64,
         /// The ids that differ.
         found: Difference,
-        /// What is remembered of them: why an id need not be moved.
+        /// The recorded reasons not to move some of these ids.
         remembered: HashMap<Id, String>,
-        /// Our items that are not settled yet.
+        /// The number of our items that are not settled yet.
         unsettled_items: usize,
-        /// The next question; none when all is found.
+        /// The next question; `None` when the session is complete.
         next: Result<Option<Vec<u8>>, InitiatorError>,
     },
-    /// The parts of a window; none when it cannot be divided.
+    /// The parts of a window; `None` if it cannot be divided.
     Divided {
         /// The window.
         window: Window,
-        /// Its parts, the oldest first.
+        /// Its parts, oldest first.
         parts: Option<Vec<Window>>,
     },
-    /// What only we have.
+    /// Events that only we have.
     Compared {
         /// The ids.
         have: Vec<Id>,
-        /// What is remembered of them.
+        /// The recorded reasons not to move some of them.
         remembered: HashMap<Id, String>,
-        /// The same in rows, where differences are told by something.
+        /// The same in rows, if differences are to be listed.
         rows: Rows,
     },
-    /// What is to be moved.
+    /// The events to move.
     Concluded {
-        /// The look that it follows from.
+        /// The round that found them.
         look: u64,
         /// Ids of events that the peer lacks.
         have: Vec<Id>,
-        /// Ids of events that the peer is asked for.
+        /// Ids of events to request from the peer.
         need: Vec<Id>,
     },
-    /// Events of ours in rows.
+    /// Events of ours, grouped into rows.
     Sorted(Rows),
     /// The kinds of events.
     Kinds(Vec<(Id, u16)>),
-    /// How many events of ours match.
+    /// The number of our matching events.
     Counted {
         /// The question that the peer's count answers.
         subscription: String,
         /// All of them.
         all: u64,
-        /// Those of the kinds that are counted apart.
+        /// Those of the kinds that are counted separately.
         of_kinds: u64,
     },
     /// Events to send.
     Loaded {
-        /// Those that are still there.
+        /// Those that are still stored.
         events: Vec<Loaded>,
-        /// Those that only their author may publish (NIP-70).
+        /// Ids of those that only their author may publish (NIP-70).
         protected: Vec<Id>,
     },
-    /// What became of events that the peer sent.
+    /// The result for events from the peer.
     Ingested {
         /// The subscription that they came for.
         subscription: String,
-        /// Each event, in any order.
+        /// The result for each event, in any order.
         events: Vec<Settled>,
-        /// How long all of them are.
+        /// Their total length, in bytes.
         bytes: usize,
     },
-    /// It is done.
+    /// The work is done.
     Finished,
     /// The answer to a challenge.
     Signed {
@@ -244,11 +244,11 @@ pub enum Done {
         /// The event.
         json: String,
     },
-    /// Our own side cannot go on.
+    /// Our own side failed.
     Failed(String),
 }
 
-/// An event of ours that is to be sent.
+/// An event of ours to send.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// Its id.
@@ -259,35 +259,35 @@ pub struct Loaded {
     pub json: String,
 }
 
-/// An event from the peer that has been dealt with.
+/// The result for one event from the peer.
 #[derive(Debug, Clone)]
 pub struct Settled {
-    /// Its id; none when it was not asked for or names none.
+    /// Its id; `None` if it was not requested or has no id.
     pub id: Option<Id>,
-    /// When it says that it was made, in seconds.
+    /// Its `created_at`, in seconds.
     pub created_at: u64,
-    /// What became of it.
+    /// What was done with it.
     pub fate: Fate,
 }
 
-/// What became of an event from the peer.
+/// What was done with an event from the peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     /// It is new and stored.
     Stored,
-    /// We had it.
+    /// We had it already.
     Duplicate,
-    /// Its id was noted, and nothing else was to be done.
+    /// Its id was recorded; nothing else was needed.
     Noted,
-    /// It is new, and was only to be compared.
+    /// It is new, and only compared.
     Seen(Seen),
-    /// It is not kept.
+    /// It is not stored.
     Refused(Reason),
-    /// The store failed; nothing more can be kept.
+    /// The store failed; no more events can be stored.
     Failed(String),
 }
 
-/// What is to be known of an event that is not kept.
+/// The fields of an event that is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     /// Its kind.
@@ -296,8 +296,7 @@ pub struct Seen {
     pub pubkey: [u8; 32],
 }
 
-/// How much a sync remembers of the peer; kept apart from [`SyncMark`] so that either is written
-/// alone.
+/// The state of a reading; separate from [`SyncMark`], so that either can be written alone.
 pub(crate) fn read_mark(from: u64, to: u64, whole_at: u64) -> SyncMark {
     SyncMark { equal_up_to: None, read: Some(ReadMark { from, to, whole_at }) }
 }

@@ -1,5 +1,6 @@
-//! What the database holds that bears on the events of a batch.
+//! The stored facts that affect the events of a batch.
 
+use super::retention;
 use crate::batch::{BatchFacts, Bytes, Questions, Stored, addressed_to, named_wraps};
 use crate::columns::{bytes, second, slices, to_bytes};
 use crate::connection::{Parameter, ServerSession};
@@ -9,7 +10,7 @@ use negsync_reconcile::Item;
 use std::sync::Arc;
 use tokio_postgres::{Error, Row};
 
-/// Reads what bears on the events, in one round trip or two.
+/// Reads the facts, in one or two round trips.
 pub(super) async fn ask(
     connection: &ServerSession,
     events: &[Arc<Event>],
@@ -17,7 +18,7 @@ pub(super) async fn ask(
     const STORED: &str = "SELECT id, pubkey, created_at, kind, address, expires_at FROM event WHERE id = ANY($1)
         UNION ALL
         SELECT id, pubkey, created_at, kind, address, expires_at FROM event WHERE address = ANY($2)";
-    // NIP-62: a request of a key that is vanishing is as good as gone. It takes a while until it is.
+    // NIP-62: a request of a vanishing key counts as removed, although the removal takes a while.
     const TOMBSTONES: &str = "SELECT t.id, t.pubkey, max(t.created_at) FROM unnest($1::bytea[], $2::bytea[]) AS asked (id, pubkey)
         JOIN tombstone t ON t.id = asked.id AND t.pubkey = asked.pubkey
         WHERE NOT EXISTS (SELECT 1 FROM vanished v
@@ -27,6 +28,9 @@ pub(super) async fn ask(
         WHERE t.address = ANY($1) AND NOT EXISTS (SELECT 1 FROM vanished v
             WHERE v.pubkey = t.pubkey AND v.pending AND t.created_at <= v.until)
         GROUP BY t.address, t.pubkey";
+    const FLOORS: &str = "SELECT floor.pubkey, floor.kind, floor.created_at, floor.id
+        FROM (SELECT DISTINCT pubkey, kind FROM unnest($1::bytea[], $2::integer[]) AS asked (pubkey, kind)) AS asked
+        JOIN retention_floor floor ON floor.pubkey = asked.pubkey AND floor.kind = asked.kind";
     let questions = Questions::of(events);
     let (ids, addresses) = (slices(&questions.ids), slices(&questions.addresses));
     let came = slices(&questions.came);
@@ -38,6 +42,8 @@ pub(super) async fn ask(
     let deleters: [Parameter<'_>; 1] = [&deleters];
     let people: [Parameter<'_>; 1] = [&people];
     let came: [Parameter<'_>; 1] = [&came];
+    let authors = slices(&questions.author_kinds.0);
+    let floors: [Parameter<'_>; 2] = [&authors, &questions.author_kinds.1];
     let rows = try_join_all([
         connection.query(STORED, &stored),
         connection.query(TOMBSTONES, &tombstones),
@@ -45,6 +51,8 @@ pub(super) async fn ask(
         connection.query("SELECT pubkey, named FROM deleter WHERE pubkey = ANY($1)", &deleters),
         connection.query("SELECT pubkey, until FROM vanished WHERE pubkey = ANY($1)", &people),
         connection.query("SELECT id FROM operator_tombstone WHERE id = ANY($1)", &came),
+        connection.query(retention::RULES, &[]),
+        connection.query(FLOORS, &floors),
     ])
     .await?;
     let mut facts = read_facts(&rows)?;
@@ -56,7 +64,7 @@ pub(super) async fn ask(
 }
 
 fn read_facts(rows: &[Vec<Row>]) -> Result<BatchFacts, Error> {
-    let [stored, tombstones, addresses, named, vanished, removed] = rows else {
+    let [stored, tombstones, addresses, named, vanished, removed, rules, floors] = rows else {
         return Ok(BatchFacts::default());
     };
     let mut facts = BatchFacts::default();
@@ -84,10 +92,17 @@ fn read_facts(rows: &[Vec<Row>]) -> Result<BatchFacts, Error> {
     for row in removed {
         facts.removed_by_operator.insert(bytes(row, 0)?);
     }
+    if let Some(rules) = rules.first() {
+        facts.retention = retention::read_rules(rules)?;
+    }
+    for row in floors {
+        let of = (bytes(row, 0)?, row.try_get::<_, i32>(1)? as u16);
+        facts.floors.insert(of, Item::new(second(row, 2)?, bytes(row, 3)?));
+    }
     Ok(facts)
 }
 
-/// NIP-59: which of the gift wraps are addressed to those who ask to delete them.
+/// NIP-59: the gift wraps that are addressed to the authors of requests to delete them.
 async fn ask_recipients(
     connection: &ServerSession,
     wraps: &[(Item, Bytes)],

@@ -1,8 +1,9 @@
-//! The transactions that change what is stored. Each takes the row of `head` first, so that they come one
+//! The transactions that change the store. Each locks the row of `head` first, so they run one
 //! after the other, and ends with the row of its commit in the feed.
 
 mod facts;
 mod removal;
+pub(crate) mod retention;
 mod steps;
 mod stored_requests;
 mod tag_rows;
@@ -17,13 +18,13 @@ use crate::wake_up;
 use futures_util::future::try_join3;
 use tokio_postgres::{Error, Row};
 
-/// So many commits of the feed are kept; a node that was away for longer reads everything anew.
+/// Commits that the feed keeps; a node that was away for longer reads everything again.
 const FEED_COMMITS: i64 = 100_000;
-/// How often what is older is looked for, in commits.
+/// Interval at which older commits are removed, in commits.
 const PRUNE_EVERY: i64 = 1_000;
 
-/// A commit of the feed. Two commits may have the same number, one before a fail-over that lost it and
-/// one after, and then have different marks.
+/// The position of a commit in the feed. Two commits may have the same number, one lost in a
+/// fail-over and one after it; their marks differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FeedPlace {
     pub(crate) seq: i64,
@@ -36,40 +37,40 @@ impl FeedPlace {
         Ok(Self { seq: row.try_get(0)?, mark: row.try_get(1)? })
     }
 
-    /// The number of the commit after this one.
+    /// The number of the next commit.
     fn next(self) -> i64 {
         self.seq.saturating_add(1)
     }
 }
 
-/// Where a transaction stands in the feed.
+/// The position of a transaction in the feed.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct FeedAdvance {
     /// The last commit before it.
     pub(crate) before: Option<FeedPlace>,
-    /// Its own commit; `None` where nothing was to be written.
+    /// Its own commit; `None` if nothing was written.
     pub(crate) own: Option<FeedPlace>,
 }
 
 impl FeedAdvance {
-    /// The number of the last commit that it may rest on.
+    /// The number of the last commit whose effects it may contain.
     pub(crate) fn last(self) -> i64 {
         self.own.or(self.before).map_or(0, |place| place.seq)
     }
 }
 
-/// The last commit before the one that is being made, from the row that is held until then.
+/// Locks the row of `head` until the end of the transaction. Returns the last commit.
 async fn begin(connection: &ServerSession) -> Result<FeedPlace, Error> {
     begin_with(connection, async { Ok(()) }).await.map(|(before, ())| before)
 }
 
-/// As [`begin`]; what `first` asks is sent with it, and answered once the row is held.
+/// Like [`begin`]; the query of `first` is sent along, and runs once the row is locked.
 async fn begin_with<T>(
     connection: &ServerSession,
     first: impl Future<Output = Result<T, Error>>,
 ) -> Result<(FeedPlace, T), Error> {
     const HEAD: &str = "SELECT seq, mark FROM head FOR UPDATE";
-    // Prepared before: it has to be sent ahead of `first`.
+    // Prepared in advance, so that it is sent before `first`.
     let head = connection.prepared(HEAD).await?;
     let begin = connection.client().batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED");
     let ((), head, first) = try_join3(begin, connection.client().query(&head, &[]), first).await?;
@@ -77,19 +78,19 @@ async fn begin_with<T>(
     Ok((before, first))
 }
 
-/// Ends a transaction that has nothing to write, or that a failure has left open.
+/// Ends a transaction that has nothing to write, or that was left open after an error.
 pub(crate) async fn roll_back(connection: &ServerSession) -> Result<(), Error> {
     connection.client().batch_execute("ROLLBACK").await
 }
 
-/// What a transaction has done to the table `event`, in rows, and the node that made it.
+/// The number of rows that a transaction changed in the table `event`, and its node.
 struct CommitNote {
     node: i64,
     added: usize,
     removed: usize,
 }
 
-/// Notes the commit, makes it, and wakes the other nodes.
+/// Records the commit in the feed, commits, and notifies the other nodes.
 async fn commit(
     connection: &ServerSession,
     before: FeedPlace,
@@ -98,7 +99,7 @@ async fn commit(
     commit_with(connection, before, note, async { Ok(()) }).await
 }
 
-/// As [`commit`]; what `last` writes is sent with it. All its statements have to be prepared.
+/// Like [`commit`]; the writes of `last` are sent along. All its statements must be prepared.
 async fn commit_with(
     connection: &ServerSession,
     before: FeedPlace,
@@ -118,7 +119,7 @@ async fn commit_with(
         connection.execute("DELETE FROM gone WHERE seq <= $1", &[&oldest]).await?;
         connection.execute("DELETE FROM feed_commit WHERE seq <= $1", &[&oldest]).await?;
     }
-    // Prepared before all are sent at once. Where one fails COMMIT undoes everything.
+    // Prepared before all are sent at once. If one fails, COMMIT rolls everything back.
     let statement = connection.prepared(NOTE).await?;
     let noted = connection.client().query(&statement, &note);
     try_join3(last, noted, connection.client().batch_execute("COMMIT")).await?;

@@ -1,4 +1,4 @@
-//! How events leave the tables, with all that is kept because of them.
+//! Removes events from the tables, with everything that exists because of them.
 
 use super::tag_rows::TagRows;
 use crate::batch::Bytes;
@@ -11,11 +11,10 @@ use negsync_reconcile::Item;
 use negsync_store::Step;
 use tokio_postgres::Error;
 
-/// How many stored events are read at a time in order to be removed: each may be as long as an event can
-/// be.
+/// Stored events that are read at a time for removal: each may have the maximum length.
 const REMOVED_AT_ONCE: usize = 128;
 
-/// Takes events out by id, those that are there, with their tags and what they kept out.
+/// Removes stored events by id, with their tags and tombstones.
 pub(super) async fn remove(
     connection: &ServerSession,
     seq: i64,
@@ -50,7 +49,7 @@ pub(super) async fn remove(
         let tag: [Parameter<'_>; 3] = [&tags.keys, &tags.times, &tags.ids];
         try_join(connection.execute(GONE, &gone), connection.execute(TAGS, &tag)).await?;
         if !unreadable.is_empty() {
-            // Its tags are looked for the slow way.
+            // Its tags are found by a full search.
             let lost = slices(&unreadable);
             connection.execute("DELETE FROM tag WHERE id = ANY($1)", &[&lost]).await?;
         }
@@ -65,7 +64,7 @@ pub(super) async fn remove(
     Ok(removed)
 }
 
-/// Forgets what requests kept out that are gone.
+/// Removes the tombstones of removed requests.
 async fn forget(connection: &ServerSession, requests: &[Bytes]) -> Result<(), Error> {
     const FORGET: &str = "WITH by_id AS (DELETE FROM tombstone WHERE deletion = ANY($1) RETURNING pubkey),
         by_address AS (DELETE FROM address_tombstone WHERE deletion = ANY($1) RETURNING pubkey),

@@ -1,4 +1,4 @@
-//! What takes long and is done in steps: expiration, vanishing and removal.
+//! Long work in steps: expiration, vanishing and removal.
 
 use super::removal::remove;
 use super::{CommitNote, FeedAdvance, FeedPlace, begin, commit, roll_back};
@@ -11,24 +11,23 @@ use negsync_nostr::kinds::{GIFT_WRAP, VANISH};
 use negsync_store::Step;
 use tokio_postgres::Error;
 
-/// What one step of an expiration, a vanishing or a removal takes out at the most: events, and rows as
-/// [`Event::weight`] counts them, or one event. Others wait for the step.
+/// Maximum of one step of an expiration, a vanishing or a removal: events, and rows as
+/// [`Event::weight`] counts them, unless a single event has more. Other work waits for the step.
 pub(crate) const STEP_EVENTS: i64 = 512;
 const STEP_ROWS: usize = 2_048;
-/// So many bytes of JSON are read in order to weigh events, or one event.
+/// Bytes of JSON that are read to count rows, unless a single event has more.
 const STEP_BYTES: i64 = 4 << 20;
 
-/// What a transaction has done.
+/// The result of a step.
 #[derive(Debug, Default)]
 pub(crate) struct StepDone {
     pub(crate) feed: FeedAdvance,
     pub(crate) steps: Vec<Step>,
-    /// Whether there may be more of the same kind to do.
+    /// Whether more of the same work may be left.
     pub(crate) there_is_more: bool,
 }
 
-/// Those of `ids` that are stored, from the first on, as many as a step may remove; and whether that is all of
-/// them.
+/// The first of `ids` that are stored, as many as a step may remove; and whether these are all.
 pub(super) async fn of_a_step(
     connection: &ServerSession,
     ids: &[Bytes],
@@ -41,7 +40,7 @@ pub(super) async fn of_a_step(
     let (mut some, mut rows) = (Vec::new(), 0_usize);
     for row in connection.query(WEIGHED, &[&slices(ids), &STEP_BYTES]).await? {
         let Some(json) = row.try_get::<_, Option<&str>>(1)? else { return Ok((some, false)) };
-        // One that is no event any more has rows that nobody can count.
+        // The number of rows is unknown for a row that is not a valid event.
         rows += Event::parse(json).map_or(1, |event| event.weight());
         if rows > STEP_ROWS && !some.is_empty() {
             return Ok((some, false));
@@ -51,7 +50,8 @@ pub(super) async fn of_a_step(
     Ok((some, true))
 }
 
-/// Removes what `ids` names, or as much of it as a step may, in a transaction that has begun, and commits it.
+/// Removes the events of `ids`, up to the maximum of a step, in an open transaction, and commits
+/// it.
 async fn remove_found(
     connection: &ServerSession,
     node: i64,
@@ -64,7 +64,7 @@ async fn remove_found(
     Ok(StepDone { there_is_more: there_is_more || !is_all, ..done })
 }
 
-/// Removes all that `ids` names, in a transaction that has begun, and commits it.
+/// Removes all events of `ids`, in an open transaction, and commits it.
 pub(super) async fn remove_some(
     connection: &ServerSession,
     node: i64,
@@ -77,7 +77,7 @@ pub(super) async fn remove_some(
     Ok(StepDone { feed, steps, there_is_more: false })
 }
 
-/// NIP-40: removes some of what expired by `now`.
+/// NIP-40: removes some of the events that expired by `now`.
 pub(crate) async fn expire(
     connection: &ServerSession,
     node: i64,
@@ -95,11 +95,11 @@ pub(crate) async fn expire(
     remove_found(connection, node, before, &due, there_is_more).await
 }
 
-/// NIP-62: removes some of the events of somebody who has vanished, and of the gift wraps to them.
+/// NIP-62: removes some of the events of a vanished key, and of the gift wraps to it.
 pub(crate) async fn vanish(connection: &ServerSession, node: i64) -> Result<StepDone, Error> {
     const WRITTEN: &str = "SELECT id FROM event
         WHERE pubkey = $1 AND kind <> $2 AND created_at <= $3 LIMIT $4";
-    // A tag without its event, which `check` finds, is nothing to remove.
+    // A tag row without its event, which `check` finds, is ignored here.
     const WRAPS: &str = "SELECT tag.id FROM tag JOIN event ON event.id = tag.id
         WHERE tag.key = $1 AND tag.kind = $2 AND tag.created_at <= $3 LIMIT $4";
     let before = begin(connection).await?;
@@ -129,8 +129,8 @@ pub(crate) async fn vanish(connection: &ServerSession, node: i64) -> Result<Step
     remove_found(connection, node, before, &ids, true).await
 }
 
-/// Does what an operator asks for, at the second `now`; where there is more to remove than a step may, once
-/// more with the same ids.
+/// Performs an operator's action at the second `now`. If there is more to remove than fits in a
+/// step, it has to be repeated with the same ids.
 pub(crate) async fn operate(
     connection: &ServerSession,
     node: i64,
@@ -151,7 +151,7 @@ pub(crate) async fn operate(
         }
         OperatorAction::Undelete => {
             connection.execute(UNDELETE, &[&slices(ids)]).await?;
-            // A commit of its own, whose number says whether a fail-over has lost it.
+            // A commit of its own, whose number shows whether a fail-over has lost it.
             let note = CommitNote { node, added: 0, removed: 0 };
             let feed = commit(connection, before, note).await?;
             return Ok(StepDone { feed, ..StepDone::default() });

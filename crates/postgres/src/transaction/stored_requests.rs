@@ -1,5 +1,5 @@
-//! NIP-62: stored requests to vanish that name a URL which is this relay's only now. Anybody may publish
-//! them: they are read in pages, and once for each URL.
+//! NIP-62: stored requests to vanish whose URL has become this relay's URL later. Anyone may
+//! publish them, so they are read in pages, and once for each URL.
 
 use super::begin;
 use super::writing::note_vanished;
@@ -11,14 +11,14 @@ use negsync_nostr::{Event, RelayUrl};
 use negsync_store::rules;
 use tokio_postgres::{Error, Row};
 
-/// A page has at most so many requests, and so many bytes or one request.
+/// Maximum number of requests on a page, and their maximum bytes, unless a single request has more.
 const PAGE_REQUESTS: i64 = 256;
 const PAGE_BYTES: i64 = 4 << 20;
 
-/// How far the stored requests to vanish are followed.
+/// How far the stored requests to vanish have been followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum StoredRequests {
-    /// Whether they are is not known.
+    /// Not known yet.
     Unknown,
     /// Down to this request, newest first.
     ReadTo { created_at: i64, id: Bytes },
@@ -26,7 +26,7 @@ pub(crate) enum StoredRequests {
     Followed,
 }
 
-/// Follows a page of the stored requests to vanish, where those that name `us` are not followed yet.
+/// Follows a page of the stored requests to vanish, unless all that name `us` have been followed.
 pub(crate) async fn follow_stored(
     connection: &ServerSession,
     us: &RelayUrl,
@@ -56,14 +56,14 @@ pub(crate) async fn follow_stored(
     Ok(read)
 }
 
-/// Whether the stored requests were read for this relay last.
+/// Whether the stored requests were last read for this relay's URL.
 async fn are_followed(connection: &ServerSession, us: &RelayUrl) -> Result<bool, Error> {
     let rows = connection.query("SELECT vanish_url FROM store", &[]).await?;
     let url: Option<&str> = rows.first().map(|row| row.try_get(0)).transpose()?.flatten();
     Ok(url.is_some_and(|url| us.name().is(url)))
 }
 
-/// The requests after one, newest first; without their JSON where their author has vanished by then.
+/// The requests after one, newest first; without their JSON if their author has vanished by then.
 async fn read_page(
     connection: &ServerSession,
     created_at: i64,
@@ -84,12 +84,12 @@ async fn read_page(
     connection.query(PAGE, &[&kind, &created_at, &id.as_slice(), &requests, &bytes]).await
 }
 
-/// Who asks this relay to let them vanish.
+/// The authors that ask this relay to vanish.
 fn vanishing(page: &[Row], us: &RelayUrl) -> Result<Changes, Error> {
     let (mut changes, us) = (Changes::default(), us.name());
     for row in page {
         let json: Option<&str> = row.try_get(2)?;
-        // One that is no event any more is for `check`.
+        // Rows that are not valid events are reported by `check`.
         let Some(Ok(request)) = json.map(Event::parse) else { continue };
         if rules::vanishes_from(&request, Some(&us)) {
             let until = changes.vanished.entry(*request.pubkey()).or_default();

@@ -1,4 +1,4 @@
-//! A batch of events: what it changes is decided by [`crate::batch`], and written here.
+//! Writes a batch of events, as decided by [`crate::batch`].
 
 use super::facts::ask;
 use super::removal::remove;
@@ -18,24 +18,26 @@ use negsync_store::Step;
 use std::sync::Arc;
 use tokio_postgres::Error;
 
-/// Who writes, and when.
+/// The parameters of a write.
 pub(crate) struct BatchWriter<'node> {
     /// The node's number.
     pub(crate) node: i64,
-    /// The URL that requests to vanish name.
+    /// The URL in requests to vanish.
     pub(crate) us: Option<&'node RelayName>,
-    /// The second.
+    /// The current second.
     pub(crate) now: u64,
 }
 
-/// What became of a batch.
+/// The result of a batch.
 pub(crate) enum BatchDone {
     Whole(Changes, FeedAdvance),
-    /// Its deletion requests name more than a step may remove: a part of that is gone, and nothing else is done.
+    /// Its deletion requests name more events than a step may remove: some of these are removed,
+    /// and nothing else is done.
     Part(StepDone),
 }
 
-/// Decides what the events do and writes it, or a part of what their deletion requests ask for.
+/// Decides the effects of the events and writes them, or a part of the removals that their deletion
+/// requests name.
 pub(crate) async fn write_batch(
     connection: &ServerSession,
     events: &[Arc<Event>],
@@ -43,7 +45,7 @@ pub(crate) async fn write_batch(
 ) -> Result<BatchDone, Error> {
     let (before, facts) = begin_with(connection, ask(connection, events)).await?;
     let changes = decide(events, facts, by.us, by.now);
-    // One event is never more than a step may remove.
+    // A single event never exceeds a step.
     if changes.deleted.len() > 1 {
         let (some, is_all) = of_a_step(connection, &changes.deleted).await?;
         if !is_all {
@@ -120,7 +122,7 @@ async fn add(connection: &ServerSession, seq: i64, events: &[&Event]) -> Result<
     try_join_all(writes).await.map(|_| ())
 }
 
-/// Notes what deletion requests keep out, and how much that is for each author.
+/// Records the tombstones of deletion requests, and their number for each author.
 async fn note_deletions(
     connection: &ServerSession,
     requests: impl Iterator<Item = &Event>,
@@ -164,7 +166,7 @@ async fn note_deletions(
         .map(|_| ())
 }
 
-/// Notes who vanishes; their events are removed in steps.
+/// Records vanishing keys; their events are removed in steps.
 pub(super) async fn note_vanished(
     connection: &ServerSession,
     changes: &Changes,

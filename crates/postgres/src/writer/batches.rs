@@ -1,4 +1,4 @@
-//! What is written for those who wait: events, as many as share a commit.
+//! Writes events of waiting callers, as many as share a commit.
 
 use super::{NodeJob, NodeWriterThread};
 use crate::acknowledged::Acknowledged;
@@ -11,18 +11,18 @@ use negsync_store::{Batches, Outcome, StoreError};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// How much shares a commit of short batches: rows of tables and indexes, and bytes of memory.
+/// Maximum size of a short batch: rows of tables and indexes, and bytes of memory.
 pub(super) const BATCH_ROWS: usize = 4_096;
 pub(super) const BATCH_BYTES: usize = 4 << 20;
 
 impl NodeWriterThread {
-    /// Writes an event and those that wait behind it, as many as a batch may hold.
+    /// Writes an event and those queued behind it, up to the limits of a batch.
     pub(super) fn publish(&mut self, event: VerifiedEvent, slot: EventSlot) {
         let (events, slots) = self.gather(event, slot);
         self.publish_batch(events, slots);
     }
 
-    /// Writes a batch, or what of it needs no steps: a deletion request that names much waits for its turns.
+    /// Writes a batch. Deletion requests with many targets are left to later steps.
     fn publish_batch(&mut self, events: Vec<Arc<Event>>, slots: Vec<EventSlot>) {
         let began = Instant::now();
         let changes = match self.write(&events) {
@@ -57,8 +57,8 @@ impl NodeWriterThread {
         }
     }
 
-    /// NIP-09: does a part of what a deletion request asks for that names much, and replies once nothing is left
-    /// of it. Returns whether there is more.
+    /// NIP-09: performs a part of a deletion request with many targets, and replies once nothing is
+    /// left. Returns whether there is more.
     pub(super) fn delete_step(&mut self) -> bool {
         if let Some((request, slot)) = self.deletions.pop_front() {
             self.publish_batch(vec![request], vec![slot]);
@@ -66,9 +66,9 @@ impl NodeWriterThread {
         !self.deletions.is_empty()
     }
 
-    /// Writes events in one commit, has the listener know of it, and keeps what is acknowledged by it.
-    /// The steps of the changes are the listener's then. `None` where their deletion requests name more than
-    /// a step may remove: a part of that is gone, and the events are to be written again.
+    /// Writes events in one commit, passes it to the listener, and records the acknowledged events.
+    /// The listener gets the steps of the changes. `None` if their deletion requests name more
+    /// events than a step may remove: some are removed, and the events have to be written again.
     pub(super) fn write(&mut self, events: &[Arc<Event>]) -> Result<Option<Changes>, StoreError> {
         let node = self.context.node;
         let us = self.context.us.as_ref().map(RelayUrl::name);
@@ -92,12 +92,13 @@ impl NodeWriterThread {
     fn tell_batch(&mut self, changes: &mut Changes, feed: FeedAdvance) {
         self.may_vanish |= !changes.vanished.is_empty();
         self.added += changes.added.len();
+        self.retaining.stored(changes.added.values().map(Arc::as_ref));
         let expiries = changes.added.values().filter_map(|event| event.expires_at());
         let expires_at = expiries.min().unwrap_or(u64::MAX);
         self.tell(feed, std::mem::take(&mut changes.steps), expires_at);
     }
 
-    /// Keeps what is acknowledged as stored, a duplicate too: it may be of a commit that gets lost.
+    /// Records acknowledged events, including duplicates: their commit may be lost too.
     fn note_acknowledged(
         &mut self,
         feed: FeedAdvance,
@@ -125,7 +126,8 @@ impl NodeWriterThread {
                 rows.saturating_add(weight) <= most_rows
                     && bytes.saturating_add(event.memory_bytes()) <= most_bytes
             };
-            let Some((weight, NodeJob::Publish { event, slot })) = self.queue.pop_if(fits) else {
+            let Some((weight, NodeJob::Publish { event, slot })) = self.queue.pop_first(fits)
+            else {
                 return (events, slots);
             };
             rows += weight;

@@ -1,4 +1,4 @@
-//! What was acknowledged and then lost by the database is written once more.
+//! Writes acknowledged operations again that the database has lost.
 
 use super::NodeWriterThread;
 use super::batches::{BATCH_BYTES, BATCH_ROWS};
@@ -11,15 +11,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 impl NodeWriterThread {
-    /// Takes up what was done by commits behind a number, which the database has lost, beside what an
-    /// earlier loss has left to be written again.
+    /// Schedules the operations of lost commits after a number, in addition to those still left
+    /// from an earlier loss.
     pub(super) fn take_lost(&mut self, common: i64) {
         self.send_again.append(&mut self.acknowledged.take_since(common));
         self.send_again.make_contiguous().sort_by_key(|lost| lost.at);
+        // Removed surplus events may be back.
+        self.retaining.begin_anew();
     }
 
-    /// Writes a part of what was acknowledged and lost once more. Returns whether there is more to
-    /// write now.
+    /// Writes a part of the lost operations again. Returns whether more can be written now.
     pub(super) fn send_again_step(&mut self) -> bool {
         if self.send_again.is_empty() || !self.may_step() {
             return false;
@@ -59,7 +60,7 @@ impl NodeWriterThread {
         Ok(1)
     }
 
-    /// Returns how many events were written, or found there.
+    /// Returns the number of events that were written or were there.
     fn send_events_again(&mut self) -> Result<usize, StoreError> {
         let (mut rows, mut bytes) = (0, 0);
         let fits = |lost: &RecentEntry| {

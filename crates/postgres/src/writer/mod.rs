@@ -1,8 +1,9 @@
-//! The one thread of a node that writes. It takes what waits, from each origin in turn, into transactions
-//! of a bounded weight; what takes long (expiration, vanishing, removal) is done in steps between them.
+//! The writer thread of a node. It takes waiting jobs, from each origin in turn, into transactions
+//! of bounded weight. Long work (expiration, vanishing, removal) is done in steps between them.
 
 mod batches;
 mod lost_tail;
+mod retention;
 mod steps;
 mod transacting;
 mod vacuum;
@@ -19,19 +20,20 @@ use negsync_store::{
     Batches, Clock, Deadline, NextJob, Origin, Outcome, Reply, SourceQueue, Step, StoreError,
     StoreMetrics, Synchronous,
 };
+use retention::RetentionWork;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long the writer sleeps at most before it looks at the clock for expirations.
+/// Maximum sleep of the writer before it checks the clock for expirations.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How often who waits for the writer looks at a deadline.
+/// Interval at which waiting callers check their deadline.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Where a caller waits to hear that what it asked for is done.
+/// The channel on which a caller waits for its result.
 type Answer = SyncSender<Result<(), StoreError>>;
 
 pub(crate) enum NodeJob {
@@ -40,21 +42,23 @@ pub(crate) enum NodeJob {
         slot: EventSlot,
     },
     Expire(Answer),
+    /// Apply changed rules of retention, or run retention now.
+    Retire(Answer),
     Operate {
         ids: Vec<Bytes>,
         action: OperatorAction,
         answer: Answer,
     },
-    /// The database has lost commits behind this number.
+    /// The database has lost commits after this number.
     SendAgain {
         common: i64,
     },
 }
 
-/// What waits for the writer.
+/// The writer's queue.
 pub(crate) type NodeQueue = SourceQueue<NodeJob>;
 
-/// What the writer needs beside the connection.
+/// The writer's context, apart from its connection.
 pub(crate) struct NodeWriterContext {
     pub(crate) engine: Arc<Engine>,
     pub(crate) address: Address,
@@ -62,19 +66,19 @@ pub(crate) struct NodeWriterContext {
     pub(crate) node: i64,
     pub(crate) feed: Arc<Feed>,
     pub(crate) metrics: StoreMetrics,
-    /// The URL that requests to vanish name.
+    /// The URL in requests to vanish.
     pub(crate) us: Option<RelayUrl>,
     pub(crate) batches: Batches,
     pub(crate) synchronous: Synchronous,
     pub(crate) clock: Clock,
-    /// Reads the feed, where this node's own commit was not the next one.
+    /// Reads the feed, if this node's own commit did not directly follow the last known one.
     pub(crate) catch_up: Box<dyn Fn() -> Result<(), StoreError> + Send>,
 }
 
-/// The way to the writer thread.
+/// The handle of the writer thread.
 pub(crate) struct NodeWriter {
     queue: Arc<NodeQueue>,
-    // Taken by whoever stops the writer first.
+    // Taken by the first caller that stops the writer.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -91,6 +95,7 @@ impl NodeWriter {
             acknowledged: RecentAcknowledgements::default(),
             send_again: VecDeque::new(),
             wait_for_expiry: Vec::new(),
+            retaining: RetentionWork::default(),
             deletions: VecDeque::new(),
             wait_for_vanishing: Vec::new(),
             may_vanish: true,
@@ -107,7 +112,7 @@ impl NodeWriter {
         Ok(Self { queue, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Hands events over. Does not wait: whoever submits bounds what it has under way.
+    /// Queues events. Does not wait: the caller must bound its pending events.
     pub(crate) fn submit(&self, origin: &Origin, events: Vec<VerifiedEvent>, reply: Reply) {
         let Some(slots) = Submission::begin(events.len(), reply) else { return };
         let jobs = events.into_iter().zip(slots).map(|(event, slot)| {
@@ -122,7 +127,8 @@ impl NodeWriter {
         }
     }
 
-    /// Removes what is due now, and waits until that is done or has failed, or until the deadline.
+    /// Removes events that are due, and waits until that succeeded or failed, or until the
+    /// deadline.
     pub(crate) fn expire(&self, deadline: &Deadline) -> Result<(), StoreError> {
         let done = self.ask(NodeJob::Expire)?;
         if deadline.is_none() {
@@ -137,7 +143,17 @@ impl NodeWriter {
         }
     }
 
-    /// Does what an operator asks for, and waits for it.
+    /// Starts retention, without waiting for it.
+    pub(crate) fn look_at_retention(&self) -> Result<(), StoreError> {
+        self.ask(NodeJob::Retire).map(drop)
+    }
+
+    /// Like [`NodeWriter::look_at_retention`], but waits until nothing is left to remove.
+    pub(crate) fn retire(&self) -> Result<(), StoreError> {
+        self.ask(NodeJob::Retire)?.recv().map_err(|_| StoreError::Closed)?
+    }
+
+    /// Performs an operator's action, and waits for it.
     pub(crate) fn operate(
         &self,
         ids: Vec<Bytes>,
@@ -147,7 +163,7 @@ impl NodeWriter {
         done.recv().map_err(|_| StoreError::Closed)?
     }
 
-    /// Hands a job over. Returns where its answer comes.
+    /// Queues a job. Returns the channel for its result.
     fn ask(
         &self,
         job: impl FnOnce(Answer) -> NodeJob,
@@ -157,7 +173,7 @@ impl NodeWriter {
         Ok(done)
     }
 
-    /// Commits what was submitted before, then ends the thread.
+    /// Commits pending submissions, then ends the thread.
     pub(crate) fn stop(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return };
@@ -168,30 +184,31 @@ impl NodeWriter {
     }
 }
 
-/// What the writer thread owns.
+/// The state of the writer thread.
 struct NodeWriterThread {
     context: NodeWriterContext,
     queue: Arc<NodeQueue>,
     connection: Option<ServerSession>,
     operations: VecDeque<(Vec<Bytes>, OperatorAction, Answer)>,
     acknowledged: RecentAcknowledgements,
-    // What was acknowledged and may be lost, in order, until it is written again.
+    // Acknowledged operations that may be lost, in order, until they are written again.
     send_again: VecDeque<RecentEntry>,
     wait_for_expiry: Vec<Answer>,
-    // Deletion requests that name much, answered once nothing is left of it.
+    retaining: RetentionWork,
+    // Deletion requests with many targets, answered once nothing is left to remove.
     deletions: VecDeque<(Arc<Event>, EventSlot)>,
-    // Requests to vanish, answered once nothing is left of what they ask to remove.
+    // Requests to vanish, answered once nothing is left to remove.
     wait_for_vanishing: Vec<EventSlot>,
-    // Whether somebody's events may still have to go, before the feed says so.
+    // Whether events of vanished keys may still be stored, before the feed shows it.
     may_vanish: bool,
-    // Of each connection anew: the server may be another one, which has lost commits.
+    // Reset with each connection: another server may have lost commits.
     stored_requests: StoredRequests,
     steps_again: Instant,
-    // When ephemeral events that have waited long enough are removed next.
+    // The time of the next removal of old ephemeral events.
     ephemeral_age_out: Instant,
-    // Whether this node has handed any over since they were removed last.
+    // Whether this node has written ephemeral events since their last removal.
     passes_on: bool,
-    // How many events were added.
+    // The number of added events.
     added: usize,
 }
 
@@ -202,6 +219,7 @@ impl NodeWriterThread {
             match self.queue.pop_within(patience) {
                 NextJob::Item((_, NodeJob::Publish { event, slot })) => self.publish(*event, slot),
                 NextJob::Item((_, NodeJob::Expire(answer))) => self.wait_for_expiry.push(answer),
+                NextJob::Item((_, NodeJob::Retire(answer))) => self.retaining.look_now(answer),
                 NextJob::Item((_, NodeJob::Operate { ids, action, answer })) => {
                     self.operations.push_back((ids, action, answer));
                 }
@@ -214,10 +232,11 @@ impl NodeWriterThread {
             if self.ephemeral_age_out <= Instant::now() && self.passes_on {
                 self.age_out();
             }
-            // One step of each between two batches.
+            // One step of each kind of work between two batches.
             let is_busy = self.send_again_step()
                 | self.delete_step()
                 | self.expire_step()
+                | self.retire_step()
                 | self.operate_step()
                 | self.follow_stored_step()
                 | self.vanish_step();
@@ -227,7 +246,7 @@ impl NodeWriterThread {
         self.vacuum_after_much();
     }
 
-    /// Has the listener know what was committed, before anybody is answered.
+    /// Passes a commit to the listener, before any reply.
     fn tell(&mut self, feed: FeedAdvance, mut steps: Vec<Step>, expires_at: u64) {
         let is_passed = |step: &mut Step| matches!(step, Step::Passed(_));
         let passed: Vec<Step> = steps.extract_if(.., is_passed).collect();
@@ -239,7 +258,7 @@ impl NodeWriterThread {
             false => (context.catch_up)(),
         });
         if let Err(error) = told {
-            // It is committed: whoever asks for a set waits until the feed can be read.
+            // The commit is done: reads of sets wait until the feed can be read.
             tracing::warn!(%error, "feed not read after a commit; it is read before the next set");
         }
     }

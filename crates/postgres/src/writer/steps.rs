@@ -1,4 +1,4 @@
-//! One step each of what takes long, between two batches.
+//! One step of each kind of long work, between two batches.
 
 use super::NodeWriterThread;
 use crate::acknowledged::{Acknowledged, OperatorAction};
@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_postgres::Error;
 
-/// After a failure, steps that nobody asked for are not tried for so long.
+/// Delay after a failure before steps without a waiting caller are retried.
 pub(super) const STEP_AGAIN: Duration = Duration::from_secs(5);
-/// How often ephemeral events that have waited long enough are removed.
+/// Interval of the removal of old ephemeral events.
 const EPHEMERAL_AGE_OUT: Duration = Duration::from_secs(10);
 
 impl NodeWriterThread {
-    /// NIP-40: removes a part of what is due. Returns whether there may be more.
+    /// NIP-40: removes a part of the expired events. Returns whether more may be left.
     pub(super) fn expire_step(&mut self) -> bool {
         let now = self.context.clock.now();
         let is_due = self.context.feed.next_expiry() <= now && self.may_step();
@@ -28,20 +28,20 @@ impl NodeWriterThread {
         let done = self.step(async |connection| transaction::expire(connection, node, now).await);
         let answer = match done.map(|done| done.there_is_more) {
             Ok(true) => return true,
-            // Another node may have been first: what is due next is in the feed.
+            // Another node may have removed them: the feed shows what is due next.
             Ok(false) if self.context.feed.next_expiry() <= now => (self.context.catch_up)(),
             Ok(false) => Ok(()),
             Err(error) => Err(error),
         };
         let said = answer.map_err(|error| error.to_string());
         for waiting in std::mem::take(&mut self.wait_for_expiry) {
-            // Fails only where nobody waits any more.
+            // Fails only if the caller no longer waits.
             let _ = waiting.send(said.clone().map_err(StoreError::NotWritten));
         }
         false
     }
 
-    /// Does a part of what an operator asks for. Returns whether there is more.
+    /// Performs a part of an operator's action. Returns whether there is more.
     pub(super) fn operate_step(&mut self) -> bool {
         let Some((mut ids, action, answer)) = self.operations.pop_front() else { return false };
         let some: Arc<[Bytes]> =
@@ -59,8 +59,8 @@ impl NodeWriterThread {
         !self.operations.is_empty()
     }
 
-    /// Does what an operator asks for, and keeps it: a fail-over may lose it. Returns whether there is more to
-    /// remove.
+    /// Performs an operator's action, and records it, because a fail-over may lose it. Returns
+    /// whether there is more to remove.
     pub(super) fn operate(
         &mut self,
         ids: Arc<[Bytes]>,
@@ -77,8 +77,8 @@ impl NodeWriterThread {
         Ok(done.there_is_more)
     }
 
-    /// NIP-62: follows a part of the stored requests to vanish that name a URL which is this relay's only
-    /// now. Returns whether there may be more.
+    /// NIP-62: follows a part of the stored requests to vanish whose URL has become this relay's
+    /// later. Returns whether there may be more.
     pub(super) fn follow_stored_step(&mut self) -> bool {
         let read = self.stored_requests.clone();
         if read == StoredRequests::Followed || !self.may_step() {
@@ -88,7 +88,7 @@ impl NodeWriterThread {
         let followed =
             self.transact(async |connection| follow_stored(connection, &us, &read).await);
         match followed {
-            // Over another connection than before: from the beginning.
+            // Over a new connection: from the beginning.
             Ok(_) if self.stored_requests != read => return true,
             Ok(followed) => self.stored_requests = followed,
             Err(_) => {
@@ -101,8 +101,8 @@ impl NodeWriterThread {
         self.stored_requests != StoredRequests::Followed
     }
 
-    /// NIP-62: removes a part of what is to vanish, and replies once nothing is left of it. Returns
-    /// whether there is more to remove now.
+    /// NIP-62: removes a part of the events of vanished keys, and replies once nothing is left.
+    /// Returns whether more can be removed now.
     pub(super) fn vanish_step(&mut self) -> bool {
         let is_vanishing = self.may_vanish || self.context.feed.is_vanishing();
         if !is_vanishing || !self.may_step() && self.wait_for_vanishing.is_empty() {
@@ -125,7 +125,7 @@ impl NodeWriterThread {
         false
     }
 
-    /// Removes ephemeral events that have waited long enough.
+    /// Removes old ephemeral events.
     pub(super) fn age_out(&mut self) {
         self.ephemeral_age_out = Instant::now() + EPHEMERAL_AGE_OUT;
         self.passes_on = false;
@@ -134,12 +134,12 @@ impl NodeWriterThread {
         self.passes_on |= done.is_err();
     }
 
-    /// Whether steps that failed are tried again.
+    /// Whether failed steps are due for a retry.
     pub(super) fn may_step(&self) -> bool {
         self.steps_again <= Instant::now()
     }
 
-    /// Runs a step, and tells of it: the steps of what is returned are the listener's then.
+    /// Runs a step, and passes its commit to the listener, which gets the steps of the result.
     pub(super) fn step(
         &mut self,
         work: impl AsyncFn(&ServerSession) -> Result<StepDone, Error>,

@@ -1,4 +1,4 @@
-//! The writer's connection: a transaction is sent again over another one where it is lost.
+//! The writer's connection: a transaction is repeated over another one if the connection is lost.
 
 use super::NodeWriterThread;
 use crate::connection::ServerSession;
@@ -8,22 +8,24 @@ use negsync_store::{StoreError, Synchronous};
 use std::time::{Duration, Instant};
 use tokio_postgres::Error;
 
-/// For so long a batch is sent again over a connection that is made anew.
+/// How long a batch is repeated over new connections.
 const SEND_AGAIN: Duration = Duration::from_secs(10);
-/// How long it waits before it tries again: the first time, and the longest.
+/// First and maximum pause before a retry.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the session that writes is set to: no plan but along an index, made once for each statement, and a node
-/// that died in a transaction, or that waits for one, keeps nobody from writing for longer than this.
+/// The settings of the writing session. Plans use indexes only, and are made once for each
+/// statement. A node that died in a transaction, or that waits for one, blocks other writers no
+/// longer than this.
 const SESSION: &str =
     "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
     SET plan_cache_mode = force_generic_plan;
     SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '10s'";
 
 impl NodeWriterThread {
-    /// Runs `work`, which makes one transaction, and again over another connection when that is lost:
-    /// whether the first was committed is not known then, and ids make the second do nothing twice.
+    /// Runs `work`, which makes one transaction, and repeats it over another connection if the
+    /// connection is lost. It is unknown then whether the first one was committed; ids make the
+    /// repetition harmless.
     pub(super) fn transact<T>(
         &mut self,
         work: impl AsyncFn(&ServerSession) -> Result<T, Error>,
@@ -50,7 +52,7 @@ impl NodeWriterThread {
         }
     }
 
-    /// The error of the transaction, or the one of connecting.
+    /// The error of the transaction, or of connecting.
     fn try_once<T>(
         &mut self,
         work: &impl AsyncFn(&ServerSession) -> Result<T, Error>,
@@ -65,8 +67,8 @@ impl NodeWriterThread {
         let patience = self.context.address.patience() * 2;
         let done = self.context.engine.wait(within(patience, async {
             let done = work(&connection).await;
-            // What a failure has left open. A connection on which that fails is of no use, and neither
-            // is one to a server that cannot write any more.
+            // Ends a transaction that an error left open. A connection on which that fails is
+            // unusable, and so is one to a server that no longer accepts writes.
             let is_usable = match &done {
                 Ok(_) => true,
                 Err(error) => {
@@ -92,7 +94,7 @@ impl NodeWriterThread {
     async fn set_up(&self, connection: &ServerSession) -> Result<(), StoreError> {
         let context = &self.context;
         let synchronous = match context.synchronous {
-            // What the server is set to may be stricter, and is then kept.
+            // The server's own setting may be stricter, and is then kept.
             Synchronous::Full => {
                 "SELECT set_config('synchronous_commit', 'on', FALSE)
                     WHERE current_setting('synchronous_commit') IN ('off', 'local')"

@@ -1,18 +1,19 @@
-//! After an import of much the tables are vacuumed: until then a set is scanned from the table and not from an index,
-//! which takes two to three times as long, and the planner knows nothing of what is there.
+//! Vacuums the tables after a large import. Before that, a set is scanned from the table instead of
+//! an index, which takes two to three times as long, and the planner has no statistics.
 
 use super::NodeWriterThread;
 use crate::fault::{fault, within};
 use negsync_store::Batches;
 use std::time::{Duration, Instant};
 
-/// Of fewer new events it is left to autovacuum.
+/// With fewer new events, vacuuming is left to autovacuum.
 const MUCH: usize = 10_000;
-/// For so long whoever closes the store waits for it. The server goes on with it alone.
+/// How long closing the store waits for it. The server continues on its own.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl NodeWriterThread {
-    /// Vacuums the tables that grew, where this was an import of much. Another one that does so is not waited for.
+    /// Vacuums the tables that grew, after a large import. Does not wait for another vacuum of the
+    /// same table.
     pub(super) fn vacuum_after_much(&mut self) {
         const VACUUM: &str = "VACUUM (ANALYZE, SKIP_LOCKED) event, tag";
         if self.added < MUCH || matches!(self.context.batches, Batches::Short) {

@@ -4,4 +4,5 @@ mod encryption;
 mod engine;
 mod failures;
 mod index_files;
+mod retention;
 mod support;

@@ -17,12 +17,12 @@ pub(super) fn load(connection: &Connection) -> rusqlite::Result<(Retention, u64)
         })
         .optional()?;
     let Some((rules, floor)) = found else { return Ok(Default::default()) };
-    Ok((serde_json::from_str(&rules).unwrap_or_default(), floor.unsigned_abs()))
+    Ok((Retention::from_text(&rules), floor.unsigned_abs()))
 }
 
 /// Puts other rules in force: events that the old rules kept out may come again.
 pub(super) fn change(connection: &Connection, rules: &Retention) -> rusqlite::Result<()> {
-    let rules = serde_json::to_string(rules).unwrap_or_default();
+    let rules = rules.to_text();
     let transaction = connection.unchecked_transaction()?;
     transaction.execute_batch(
         "DELETE FROM retention; DELETE FROM retention_floor; DELETE FROM retired;",

@@ -55,20 +55,42 @@ impl Retention {
         self.rules.is_empty() && self.store_bytes.is_none()
     }
 
+    /// The rules as the store keeps them.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// As [`Retention::to_text`] has written them; none where they cannot be read.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        serde_json::from_str(text).unwrap_or_default()
+    }
+
     /// The second before which events of a kind are too old.
-    pub(super) fn oldest(&self, kind: u16, now: u64) -> Option<u64> {
+    #[must_use]
+    pub fn oldest(&self, kind: u16, now: u64) -> Option<u64> {
         let ages = self.rules.iter().filter(|rule| rule.covers(kind));
         ages.filter_map(|rule| rule.max_age_s).min().map(|age| now.saturating_sub(age))
     }
 
     /// The number of events of a kind that are kept for each author.
-    pub(super) fn per_author(&self, kind: u16) -> Option<u32> {
+    #[must_use]
+    pub fn per_author(&self, kind: u16) -> Option<u32> {
         let rules = self.rules.iter().filter(|rule| rule.covers(kind));
         rules.filter_map(|rule| rule.max_per_author).min()
     }
 
-    pub(super) fn counts(&self) -> bool {
+    /// Whether a rule counts events.
+    #[must_use]
+    pub fn counts(&self) -> bool {
         self.rules.iter().any(|rule| rule.max_per_author.is_some())
+    }
+
+    /// Whether a rule goes by age.
+    #[must_use]
+    pub fn ages(&self) -> bool {
+        self.rules.iter().any(|rule| rule.max_age_s.is_some())
     }
 }
 

@@ -29,6 +29,9 @@ pub enum Batches {
 #[derive(Clone, Copy)]
 pub(super) struct BatchLimits {
     pub(super) rows: usize,
+    /// Maximum rows of an event that joins a batch, or that begins one while a long write-ahead log is moved.
+    /// An event changes about as many pages as it has rows.
+    pub(super) light_rows: usize,
     pub(super) bytes: usize,
     pub(super) time: Duration,
 }
@@ -36,8 +39,15 @@ pub(super) struct BatchLimits {
 impl BatchLimits {
     pub(super) fn of(batches: Batches) -> Self {
         match batches {
-            Batches::Short => Self { rows: 4_096, bytes: 4 << 20, time: Duration::from_millis(40) },
-            Batches::Long { bytes } => Self { rows: usize::MAX, bytes, time: Duration::MAX },
+            Batches::Short => Self {
+                rows: 4_096,
+                light_rows: 1_024,
+                bytes: 4 << 20,
+                time: Duration::from_millis(40),
+            },
+            Batches::Long { bytes } => {
+                Self { rows: usize::MAX, light_rows: usize::MAX, bytes, time: Duration::MAX }
+            }
         }
     }
 }
@@ -101,7 +111,8 @@ impl CommitBatch {
         limits: &BatchLimits,
     ) -> bool {
         let Job::Publish { event, .. } = job else { return false };
-        written.rows.saturating_add(weight) <= limits.rows
+        weight <= limits.light_rows
+            && written.rows.saturating_add(weight) <= limits.rows
             && self.bytes.saturating_add(event.memory_bytes()) <= limits.bytes
     }
 

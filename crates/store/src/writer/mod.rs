@@ -5,6 +5,8 @@
 mod batch;
 mod commit;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 pub use crate::submission::Reply;
 pub use batch::Batches;
@@ -36,6 +38,9 @@ use std::time::{Duration, Instant};
 /// Maximum number of rows that a step of an expiration, a vanishing or a removal writes, unless a
 /// single event has more.
 pub(super) const STEP_ROWS: usize = 2_048;
+/// Interval at which the writer checks whether the write-ahead log has been moved, while heavy events wait
+/// for that.
+const MOVING_TICK: Duration = Duration::from_millis(5);
 /// Maximum sleep of the writer before it checks the clock for expirations.
 const TICK: Duration = Duration::from_millis(250);
 /// Interval of the check of the store's files while nothing else triggers it.
@@ -276,7 +281,7 @@ impl WriterThread {
     fn run(mut self) {
         let mut patience = Duration::ZERO;
         loop {
-            let job = match self.queue.pop_within(patience) {
+            let job = match self.next_job(patience) {
                 NextJob::Item((_, job)) => Some(job),
                 NextJob::TimedOut => None,
                 NextJob::Closed => break,
@@ -308,6 +313,19 @@ impl WriterThread {
         self.beside.checkpointer.finish(&self.connection);
     }
 
+    /// The next job in turn. Heavy events wait while a long log is moved: their pages would have to be moved
+    /// as well, the last of them while everybody waits.
+    fn next_job(&self, patience: Duration) -> NextJob<(usize, Job)> {
+        // Read first: a log that the thread is done with is restarted before the next heavy event.
+        let is_moving = self.beside.checkpointer.is_moving();
+        self.beside.checkpointer.restart_moved(&self.connection);
+        if is_moving {
+            self.queue.pop_light_within(patience.min(MOVING_TICK), self.limits.light_rows)
+        } else {
+            self.queue.pop_within(patience)
+        }
+    }
+
     /// Checks that the files are in their place, and repairs them after a failed flush: at once,
     /// while the system still has the unwritten pages in memory.
     fn look_after_files(&mut self) {
@@ -334,7 +352,7 @@ impl WriterThread {
                 batch.apply(connection, *event, now, rules, written)?;
                 if began.elapsed() < limits.time {
                     let fits = |weight, job: &Job| batch.has_room(weight, job, written, &limits);
-                    if let Some((_, Job::Publish { event, slot })) = queue.pop_if(fits) {
+                    if let Some((_, Job::Publish { event, slot })) = queue.pop_first(fits) {
                         batch.slots.push(slot);
                         next = Some(event);
                     }

@@ -1,4 +1,4 @@
-//! The page as HTML: whole for a browser that opens it, and the parts of it that change.
+//! Renders the page as HTML: the whole page, and the parts that change.
 
 mod peers;
 mod words;
@@ -12,26 +12,27 @@ use serde_json::Value;
 use std::fmt::Write;
 use words::{KEYS_OF_LIMITS, grouped, kind_name, size, time};
 
-/// The most kinds that have a row of their own.
+/// Maximum number of kinds with a row of their own.
 const MOST_KINDS: usize = 12;
 
-/// Where the NIPs are published.
+/// The location of the NIPs.
 const NIPS: &str = "https://github.com/nostr-protocol/nips/blob/master/";
-/// The schemes of URLs that become links.
+/// The URL schemes that become links.
 const LINKED: [&str; 4] = ["https://", "http://", "mailto:", "nostr:"];
 
-/// A part of the page by the id of its element.
+/// A part of the page, with the id of its element.
 pub(super) type Part = (&'static str, String);
 
-/// Whom the page is for.
+/// The audience of the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Audience {
-    /// Sees public events, and of the peers whether they are reached and equal, not who they are.
+    /// May see public events, and of the peers only whether they are reached and equal, without
+    /// their names.
     Anyone,
     Operator,
 }
 
-/// The part that says when all this was so; alone it is no news.
+/// The part with the time of the data; a change of this part alone is not sent.
 pub(super) fn as_of(facts: &Facts) -> Part {
     ("as-of", format!("As of {}", time(facts.now)))
 }
@@ -95,7 +96,7 @@ pub(super) fn page(
     )
 }
 
-/// The choice of the time that is shown.
+/// The selection of the time range.
 fn spans(shown: Span) -> String {
     let link = |span: Span| {
         let current = if span == shown { r#" aria-current="true""# } else { "" };
@@ -105,7 +106,7 @@ fn spans(shown: Span) -> String {
     format!(r#"<nav class="spans" aria-label="Time shown">{links}</nav>"#)
 }
 
-/// A section that is there only where there is something to show.
+/// A section that is left out if it is empty.
 fn section(facts: &Facts, title: &str, id: &str, inner: &str) -> String {
     if facts.peers.is_empty() {
         return String::new();
@@ -147,7 +148,7 @@ fn now(facts: &Facts, viewer: Audience) -> String {
     out
 }
 
-/// What is held on each day, and below it, on the same days, what differs from each peer.
+/// The number of our events by day, and below it, for the same days, the differences to each peer.
 fn days(facts: &Facts, viewer: Audience) -> String {
     let per_bar = match facts.days.per_bar() {
         1 => "a bar for each day".to_owned(),
@@ -176,7 +177,7 @@ fn days(facts: &Facts, viewer: Audience) -> String {
     out
 }
 
-/// Bars with the number that the highest stands for.
+/// Bars with the value of the highest one.
 fn drawing(bars: &str, most: u64) -> String {
     format!(r#"<div class="drawing"><span class="most">{}</span>{bars}</div>"#, grouped(most))
 }
@@ -205,14 +206,14 @@ fn kinds(facts: &Facts) -> String {
     out
 }
 
-/// A link, where the text is a URL by which one can get into touch or read on; else the text.
+/// A link, if the text is a URL with one of the schemes; otherwise the text.
 fn linked(text: &str) -> String {
     let escaped = escape(text);
     let is_link = LINKED.iter().any(|scheme| text.starts_with(scheme));
     if is_link { format!(r#"<a href="{escaped}" rel="noreferrer">{escaped}</a>"#) } else { escaped }
 }
 
-/// What the relay's NIP-11 document says that it takes and gives.
+/// The limits and policies of the relay's NIP-11 document.
 fn policy(document: &RelayDocument) -> String {
     let mut out = String::from("<table><tbody>");
     let mut row = |name: &str, html: &str| {

@@ -1,4 +1,4 @@
-//! How the relay's peers stand.
+//! Renders the states of the relay's peers.
 
 use super::super::facts::Facts;
 use super::words::{ago, grouped, size, time};
@@ -9,7 +9,7 @@ use crate::plot::{self, Bar, escape};
 use crate::utc;
 use std::fmt::Write;
 
-/// The most days of a look that its table shows; the newest.
+/// Maximum number of days in the table of a comparison; the newest ones.
 const MOST_ROWS: usize = 400;
 
 /// A card for each peer.
@@ -18,7 +18,7 @@ pub(super) fn peers(facts: &Facts, viewer: Audience) -> String {
     cards.map(|(place, peer)| card(peer, place, facts.now, viewer)).collect()
 }
 
-/// What a viewer may call a peer.
+/// The name under which a viewer sees a peer.
 fn name(peer: &PeerStatus, place: usize, viewer: Audience) -> String {
     match viewer {
         Audience::Operator => escape(&peer.name),
@@ -95,7 +95,7 @@ fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Audience) -> String {
     out
 }
 
-/// How a peer stands, as a class and in words that need no colour.
+/// The state of a peer as a CSS class and as text that does not depend on colour.
 fn mark(state: PeerState) -> (&'static str, &'static str) {
     match state {
         PeerState::InStep | PeerState::Equal | PeerState::CaughtUp => ("good", "● "),
@@ -105,7 +105,7 @@ fn mark(state: PeerState) -> (&'static str, &'static str) {
     }
 }
 
-/// The peers of which it was looked up on which days they differ, with their names.
+/// The peers with a comparison by day, with their names.
 fn looks(facts: &Facts, viewer: Audience) -> impl Iterator<Item = (usize, String, &DriftLook)> {
     let peers = facts.peers.iter().enumerate();
     peers.filter_map(move |(place, peer)| {
@@ -113,13 +113,13 @@ fn looks(facts: &Facts, viewer: Audience) -> impl Iterator<Item = (usize, String
     })
 }
 
-/// For each peer that differs, on which days.
+/// The days on which each peer differs.
 pub(super) fn differences(facts: &Facts, viewer: Audience) -> String {
     let differing = looks(facts, viewer).filter(|(_, _, look)| !look.days.is_empty());
     differing.map(|(_, name, look)| figure(facts, look, &name, viewer)).collect()
 }
 
-/// The same in numbers, and which peers differ on no day.
+/// The same in numbers, with the peers that differ on no day.
 pub(super) fn differences_in_numbers(facts: &Facts, viewer: Audience) -> String {
     let mut out = String::new();
     for (place, name, look) in looks(facts, viewer) {

@@ -107,7 +107,7 @@ fn what_a_peer_lacks_stands_beside_its_name_and_on_its_day() {
     }
 }
 
-/// What only the peer has may be private.
+/// Events that only the peer has may be private.
 #[test]
 fn strangers_are_told_nothing_of_what_only_a_peer_has() {
     let html = whole(&facts(vec![peer("ws://a")]), Audience::Anyone);
@@ -133,7 +133,7 @@ fn a_relay_without_peers_has_no_section_for_them() {
     assert!(!html.contains("Peers") && !html.contains("Round trips"), "{html}");
 }
 
-/// Only who holds the same is green; who was reached is not "not reached".
+/// Only an equal peer is green; a reached peer is never "not reached".
 #[test]
 fn the_words_and_colours_are_those_of_the_verdict() {
     let with = |change: &dyn Fn(&mut PeerStatus)| {

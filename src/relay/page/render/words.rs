@@ -1,9 +1,9 @@
-//! Numbers, times and names as people read them.
+//! Formats numbers, times and names for people.
 
 use crate::store::DAY_S;
 use crate::utc;
 
-/// The keys of NIP-11's `limitation`: what they are called, and their unit.
+/// The keys of NIP-11's `limitation`, with their names and units.
 pub(super) const KEYS_OF_LIMITS: [(&str, &str, &str); 13] = [
     ("max_message_length", "Longest message", "bytes"),
     ("max_subscriptions", "Subscriptions of a connection", ""),
@@ -33,7 +33,7 @@ pub(super) fn grouped(number: u64) -> String {
     out
 }
 
-/// Bytes in a unit of a thousand or more.
+/// Bytes, in a unit that keeps the number below a thousand.
 pub(super) fn size(bytes: u64) -> String {
     let (bytes_f, units) = (bytes as f64, ["KB", "MB", "GB", "TB"]);
     if bytes < 1_000 {
@@ -54,7 +54,7 @@ pub(super) fn time(second: u64) -> String {
     format!(r#"<time datetime="{}Z">{text} UTC</time>"#, text.replace(' ', "T"))
 }
 
-/// How long ago a second was, roughly: it need not be told anew every moment.
+/// The approximate time since a second; approximate, so that it changes rarely.
 pub(super) fn ago(second: u64, now: u64) -> String {
     let passed = now.saturating_sub(second);
     match passed {
@@ -65,7 +65,7 @@ pub(super) fn ago(second: u64, now: u64) -> String {
     }
 }
 
-/// What events of a kind are commonly called; nothing for most.
+/// The common name of a kind's events; empty for most kinds.
 pub(super) fn kind_name(kind: u16) -> &'static str {
     match kind {
         0 => "profile",

@@ -1,9 +1,10 @@
-//! Which pages to ask for so that all that a peer holds is read, and what each page proves.
+//! The plan of a reading: the pages to request so that all of a peer's events are read, and the
+//! proof that each page gives.
 //!
-//! A page is believed to hold the newest events of its filter only while its events come in that
-//! order. It then shows its window down to the second in which it ends; that second is part of the
-//! next page. A second that may hold more than a page is split by kind, then by author. What no
-//! split can prove is a [`Unseen`] gap.
+//! A page counts as the newest events of its filter only if its events come in that order. It then
+//! shows its window down to the second in which it ends; that second is part of the next page. A
+//! second that may hold more than a page is split by kind, then by author. A range that no split
+//! can prove is a gap ([`Unseen`]).
 
 mod page;
 mod split;
@@ -17,37 +18,38 @@ use crate::sync::filter::{PeerFilter, Window};
 use std::collections::{BTreeSet, HashSet};
 use until::UntilRule;
 
-/// The most values in one list of a filter; some relays answer longer ones with nothing.
+/// Maximum number of values in one list of a filter; some relays return nothing for longer lists.
 pub(crate) const MOST_VALUES: usize = 500;
-/// Lists of so few values are answered, if any are.
+/// Number of values for which a peer answers, if it answers lists at all.
 const FEW_VALUES: usize = 8;
-/// A page of so few events was not cut: a peer that is seen to cut so is left unread.
+/// A page of at most this many events counts as complete. A peer that cuts pages below it cannot be
+/// read.
 const UNCUT_EVENTS: usize = 2;
-/// The most authors that are remembered, to ask for one by one.
+/// Maximum number of authors that are remembered, to be requested one by one.
 const MOST_AUTHORS: usize = 5_000;
-/// The most gaps that are named.
+/// Maximum number of gaps that are reported.
 const MOST_GAPS: usize = 100;
-/// Events that a closing question shows may be older than the reading by so much: they were on
+/// Events of a closing question may be this much older than the start of the reading: they were on
 /// their way to the peer.
 const LATE_S: u64 = 60;
 
 /// A part that is still to be read.
 #[derive(Debug, Clone)]
 struct Part {
-    /// Narrowed by kinds, authors or values; its times are those of `window`.
+    /// Restricted to kinds, authors or values; its times are those of `window`.
     filter: PeerFilter,
     window: Window,
     level: Level,
     /// Ids of the second `window.until` that earlier pages showed.
     carry: HashSet<Id>,
-    /// What the page before left: had it not been cut, there would be nothing new.
+    /// Whether this part is the rest of a page: nothing new is expected, unless the page was cut.
     follows: bool,
     is_closing: bool,
-    /// The page before said that it was the last (NIP-67): this one shows whether that is so.
+    /// Whether the previous page claimed to be the last (NIP-67): this part verifies that.
     checks_finish: bool,
 }
 
-/// What a part was split by.
+/// How a part was split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Level {
     Time,
@@ -55,47 +57,47 @@ enum Level {
     Authors,
 }
 
-/// What is read, and what is left to read.
+/// The pages read, and the parts left to read.
 #[derive(Debug)]
 pub(crate) struct PagePlan {
     filter: PeerFilter,
-    /// The parts left, the next one last.
+    /// The remaining parts; the next one is the last element.
     parts: Vec<Part>,
     current: Option<Part>,
-    /// How many events the current page was asked to have at most.
+    /// The limit of the current page's request.
     asked: usize,
-    /// The most events of any page of this peer.
+    /// The largest page of this peer so far, in events.
     pub(crate) largest: usize,
-    /// How many events a page has at most, where the peer says it.
+    /// The peer's announced maximum of events on a page.
     max_limit: Option<usize>,
     /// Events come in the order of their arrival at the peer: only a page that is not full shows
-    /// its window.
+    /// its window completely.
     by_arrival: bool,
     until_rule: UntilRule,
-    /// Whether a page was believed to be the newest of its filter.
+    /// Whether a page has counted as the newest events of its filter.
     trusted: bool,
-    /// When the reading began, in seconds since the Unix epoch.
+    /// The start of the reading, in seconds since the Unix epoch.
     began: u64,
     newest: Option<u64>,
     authors: BTreeSet<[u8; 32]>,
     split_seconds: u32,
-    /// The peer limits the rate of questions.
+    /// Whether the peer has a rate limit on questions.
     pub(crate) is_limited: bool,
     is_closed: bool,
     was_finished: bool,
-    /// The peer says `finish` (NIP-67) where more is left.
+    /// Whether the peer announces the end (NIP-67) when more events are left.
     finishes_early: bool,
-    /// What was read proves nothing: all is read again.
+    /// The pages so far prove nothing: everything is read again.
     begins_anew: bool,
-    /// Of a filter with a limit: what has come.
+    /// For a filter with a limit: the events received.
     collected: Vec<PageEvent>,
     pub(crate) gaps: Vec<Unseen>,
     pub(crate) pages: u64,
 }
 
 impl PagePlan {
-    /// Reads `windows` of `filter`, the newest first. `largest` is the largest page that the peer
-    /// is known to have sent, `max_limit` the largest that it says it sends.
+    /// A plan to read `windows` of `filter`, newest first. `largest` is the largest page that the
+    /// peer is known to have sent, `max_limit` its announced maximum.
     pub(crate) fn new(
         filter: &PeerFilter,
         windows: &[Window],
@@ -129,7 +131,7 @@ impl PagePlan {
         plan
     }
 
-    /// Reads these, too, the first one first.
+    /// Adds windows to read, the first one first.
     pub(crate) fn add_windows(&mut self, windows: &[Window]) {
         for window in windows.iter().rev() {
             for (filter, window) in self.filter.parts(*window).into_iter().rev() {
@@ -154,7 +156,7 @@ impl PagePlan {
         }
     }
 
-    /// What lies below the oldest event of a page.
+    /// Adds the part below the oldest event of a page.
     fn push_rest(&mut self, part: &Part, until: Option<u64>, carry: HashSet<Id>) {
         let window = Window { since: part.window.since, until };
         let before = self.parts.len();
@@ -164,7 +166,8 @@ impl PagePlan {
         }
     }
 
-    /// The filter of the next page, of at most `most` events; `None` when nothing is left to ask.
+    /// The filter of the next page, with at most `most` events; `None` when nothing is left to
+    /// read.
     pub(crate) fn next(&mut self, most: usize) -> Option<PeerFilter> {
         if self.current.is_none() {
             self.current = Some(self.parts.pop().or_else(|| self.closing_question())?);
@@ -174,15 +177,15 @@ impl PagePlan {
         let part = self.current.as_ref()?;
         let mut window = part.window;
         if window.since.is_none() && window.until.is_none() {
-            // A page without any condition is answered with nothing by some relays. What is of
-            // second 0 comes with the pages further down.
+            // Some relays return nothing for a filter without any condition. Events of second 0
+            // come with later pages.
             window.since = Some(1);
         }
         window.until = self.until_to_ask(part);
         Some(part.filter.within(window).newest(most))
     }
 
-    /// Whether nothing is left to ask.
+    /// Whether nothing is left to read.
     pub(crate) fn is_done(&self) -> bool {
         self.current.is_none() && self.parts.is_empty() && self.is_closed_or_empty()
     }
@@ -191,7 +194,7 @@ impl PagePlan {
         self.is_closed || self.newest.is_none() || self.filter.parsed().limit.is_some()
     }
 
-    /// What lies after the newest event that was shown: nothing, unless it is new.
+    /// The part after the newest event shown: empty, except for new events.
     fn closing_question(&mut self) -> Option<Part> {
         if self.is_closed_or_empty() {
             return None;
@@ -220,7 +223,7 @@ impl PagePlan {
         self.parts.pop()
     }
 
-    /// The page did not come: the next question is smaller, where it can be.
+    /// Handles an unanswered page: the next request is smaller, if possible.
     pub(crate) fn not_answered(&mut self) {
         let Some(part) = self.current.take() else { return };
         let longest = part.filter.longest_list();
@@ -232,7 +235,7 @@ impl PagePlan {
         }
     }
 
-    /// Takes the page that was asked for last. Returns what it shows completely.
+    /// Handles the page that was requested last. Returns the part that it shows completely.
     pub(crate) fn take(&mut self, mut page: Page) -> Option<ShownPart> {
         let part = self.current.take()?;
         let count = page.events.len();
@@ -255,7 +258,7 @@ impl PagePlan {
         }
         let is_new = |event: &PageEvent| !part.carry.contains(&event.id);
         if part.checks_finish && page.events.iter().any(is_new) {
-            // The peer says so of every page.
+            // The peer announces the end of every page.
             (self.finishes_early, self.was_finished, self.is_closed) = (true, false, false);
         }
         let is_finished = page.hint == Hint::Finish || part.checks_finish;
@@ -288,7 +291,7 @@ impl PagePlan {
         if part.window.until.is_none_or(|until| oldest < until) {
             return Some(self.go_on_below(part, &page.events, oldest));
         }
-        // The whole page is of one second, in which another page may begin.
+        // The whole page is of one second, and the next page may begin in that second.
         if oldest > 0 {
             self.push_rest(&part, oldest.checked_sub(1), HashSet::new());
         }
@@ -300,14 +303,15 @@ impl PagePlan {
         None
     }
 
-    /// Whether the page is large, and no page below it could show that something is left out of it.
+    /// Whether the page is so large that it may have been cut, and no later page could show this.
     fn may_be_cut_anywhere(&self, events: &[PageEvent]) -> bool {
         let newest = events.iter().map(|event| event.created_at).max();
         let is_ordered = !self.by_arrival && is_newest_first(events) && newest != oldest(events);
         !is_ordered && self.may_hold_more(events.len(), Hint::None)
     }
 
-    /// The peer's own word that nothing is left. It is believed once the next page shows nothing new.
+    /// Handles the peer's announcement that nothing is left. It is trusted once the next page shows
+    /// nothing new.
     fn take_finish(&mut self, part: Part, events: &[PageEvent]) -> ShownPart {
         self.was_finished = true;
         self.is_closed |= part.window.until == self.filter.parsed().until;
@@ -317,7 +321,8 @@ impl PagePlan {
             Some(oldest) => {
                 let before = self.parts.len();
                 let shown = if events.len() <= UNCUT_EVENTS {
-                    // The same few may be all that fits, so what lies below them is asked for.
+                    // A few events may be all that fits on a page, so the part below them is
+                    // requested.
                     if oldest > 0 {
                         self.push_rest(&part, oldest.checked_sub(1), HashSet::new());
                     }
@@ -335,7 +340,7 @@ impl PagePlan {
         }
     }
 
-    /// The page shows its window above its oldest second.
+    /// The page shows its window above its oldest second; the rest becomes a part.
     fn go_on_below(&mut self, part: Part, events: &[PageEvent], oldest: u64) -> ShownPart {
         let carry = events.iter().filter(|event| event.created_at == oldest).map(|it| it.id);
         self.push_rest(&part, Some(oldest), carry.collect());
@@ -345,7 +350,7 @@ impl PagePlan {
         shown(&part, window, &above)
     }
 
-    /// The order of events was believed and is none: everything is read again, by time.
+    /// The assumed order of events was wrong: everything is read again, by time.
     fn distrust(&mut self) -> Option<ShownPart> {
         self.by_arrival = true;
         self.is_closed = false;
@@ -356,12 +361,12 @@ impl PagePlan {
         None
     }
 
-    /// Whether events came with a closing question that were there before.
+    /// Whether a closing question showed events that existed before.
     fn is_late(&self, events: &[PageEvent]) -> bool {
         !self.by_arrival && events.iter().any(|event| !event.is_ours && self.is_old(event))
     }
 
-    /// Whether the event was made before the reading began.
+    /// Whether the event's `created_at` is before the start of the reading.
     pub(crate) fn is_old(&self, event: &PageEvent) -> bool {
         event.created_at.saturating_add(LATE_S) < self.began
     }
@@ -373,7 +378,7 @@ impl PagePlan {
             || (may_be_cut && self.max_limit.is_none_or(|most| count >= most))
     }
 
-    /// A filter with a limit is read until it is full, and compared as a whole.
+    /// A filter with a limit is read until the limit is reached, and compared as a whole.
     fn take_limited(&mut self, part: Part, page: Page) -> Option<ShownPart> {
         let limit = self.filter.parsed().limit.unwrap_or(usize::MAX);
         if !is_newest_first(&page.events) {
@@ -405,22 +410,22 @@ impl PagePlan {
         Some(ShownPart { filter: self.filter.clone(), theirs })
     }
 
-    /// Whether what was found before no longer counts.
+    /// Whether earlier results no longer count.
     pub(crate) fn begins_anew(&self) -> bool {
         self.begins_anew
     }
 
-    /// What was found before is forgotten.
+    /// Drops earlier results.
     pub(crate) fn begin(&mut self) {
         self.begins_anew = false;
     }
 
-    /// Whether the peer itself said that nothing is left (NIP-67).
+    /// Whether the peer announced that nothing is left (NIP-67).
     pub(crate) fn was_finished(&self) -> bool {
         self.was_finished
     }
 
-    /// Leaves the rest unread.
+    /// Leaves a window unread, as a gap.
     pub(crate) fn abandon(&mut self, window: Window, why: &'static str) {
         self.parts.clear();
         self.current = None;
@@ -428,10 +433,10 @@ impl PagePlan {
         self.gap(window, None, why);
     }
 
-    /// The sync ends here: what is not read yet is a gap.
+    /// Ends the reading: unread parts become gaps.
     pub(crate) fn give_up(&mut self, why: &'static str) {
         let rest: Vec<Part> = self.parts.drain(..).chain(self.current.take()).collect();
-        // One line says enough of many parts of the same time.
+        // Parts with the same window are reported once.
         let mut windows: Vec<Window> = rest.iter().map(|part| part.window).collect();
         windows.dedup();
         for window in windows.into_iter().take(MOST_GAPS) {
@@ -446,8 +451,8 @@ impl PagePlan {
         self.gaps.push(Unseen { since: window.since, until: window.until, kind, why });
     }
 
-    /// The second down to which everything was read without a gap, from the newest on; `None`
-    /// while there is none.
+    /// The second down to which everything was read without a gap, from the newest on; `None` if
+    /// there is none yet.
     pub(crate) fn read_down_to(&self) -> Option<u64> {
         if !self.gaps.is_empty() || self.filter.parsed().limit.is_some() {
             return None;
@@ -461,7 +466,7 @@ impl PagePlan {
         down_to
     }
 
-    /// The newest `created_at` that any page has shown.
+    /// The newest `created_at` on any page.
     pub(crate) fn newest(&self) -> Option<u64> {
         self.newest
     }

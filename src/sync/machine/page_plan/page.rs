@@ -1,11 +1,11 @@
-//! What a page shows, and what stays unseen.
+//! Pages, and the ranges that remain unseen.
 
 use super::Id;
 use crate::sync::filter::PeerFilter;
 use serde::Serialize;
 use std::collections::HashSet;
 
-/// What an EOSE says beside that it is one (NIP-67).
+/// The hint beside an EOSE (NIP-67).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hint {
     None,
@@ -13,34 +13,34 @@ pub(crate) enum Hint {
     More,
 }
 
-/// An event of a page, as much of it as can be read.
+/// The readable fields of an event on a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PageEvent {
     pub(crate) id: Id,
     pub(crate) created_at: u64,
     pub(crate) kind: u16,
     pub(crate) pubkey: [u8; 32],
-    /// Whether it was sent to the peer by this sync.
+    /// Whether this sync sent it to the peer.
     pub(crate) is_ours: bool,
 }
 
-/// A page in the order in which it came.
+/// A page in the order of arrival.
 #[derive(Debug, Clone)]
 pub(crate) struct Page {
     pub(crate) events: Vec<PageEvent>,
     pub(crate) hint: Hint,
-    /// Events that do not match what was asked for.
+    /// The number of events that do not match the filter.
     pub(crate) foreign: u64,
 }
 
-/// A stretch of time, perhaps of one kind only, that the peer did not show completely.
+/// A time range, perhaps of one kind only, that the peer did not show completely.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unseen {
-    /// The first second; none where there is no first.
+    /// The first second; `None` if unbounded.
     pub since: Option<u64>,
-    /// The last second; none where there is no last.
+    /// The last second; `None` if unbounded.
     pub until: Option<u64>,
-    /// The kind; none for all kinds of the filter.
+    /// The kind; `None` for all kinds of the filter.
     pub kind: Option<u16>,
     /// Why it was not seen.
     pub why: &'static str,
@@ -62,7 +62,7 @@ impl std::fmt::Display for Unseen {
     }
 }
 
-/// A part of the filter of which the peer has shown everything, with all ids that it holds.
+/// A part of the filter that the peer has shown completely, with all its ids.
 #[derive(Debug)]
 pub(crate) struct ShownPart {
     pub(crate) filter: PeerFilter,

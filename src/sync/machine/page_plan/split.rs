@@ -1,14 +1,15 @@
-//! What is asked for where a second may hold more than a page: by kind, then by author.
+//! Splits a second that may hold more than a page: by kind, then by author.
 
 use super::{Level, MOST_VALUES, PageEvent, PagePlan, Part};
 use crate::sync::filter::{PeerFilter, Window};
 use std::collections::{BTreeSet, HashSet};
 
-/// The most seconds that are split; further ones are gaps.
+/// Maximum number of seconds that are split; further ones are gaps.
 const MOST_SPLIT_SECONDS: u32 = 64;
-/// The same with a peer that limits the rate of questions: each such second takes more than a hundred.
+/// The same for a peer with a rate limit on questions: each such second takes more than a hundred
+/// questions.
 const MOST_SPLIT_SECONDS_LIMITED: u32 = 2;
-/// The most authors of one part of a second.
+/// Maximum number of authors in one part of a second.
 const AUTHORS_PER_PART: usize = 50;
 
 impl PagePlan {
@@ -37,7 +38,8 @@ impl PagePlan {
         self.push(part.filter, Window { since: from, until }, Level::Time, HashSet::new());
     }
 
-    /// A second that may hold more than a page is read by kinds; one of a kind, by authors.
+    /// Splits a second that may hold more than a page by kinds, and a second of one kind by
+    /// authors.
     pub(super) fn split_second(&mut self, part: Part, second: u64, events: &[PageEvent]) {
         let window = Window { since: Some(second), until: Some(second) };
         let seen: BTreeSet<u16> = events.iter().map(|event| event.kind).collect();
@@ -90,8 +92,8 @@ impl PagePlan {
         }
     }
 
-    /// By authors all is read where the filter names them; else the second is a gap, of which the
-    /// authors that are known are read.
+    /// Splits by authors. This is complete if the filter names its authors; otherwise the second is
+    /// a gap, of which the known authors are read.
     fn split_authors(&mut self, filter: &PeerFilter, window: Window, kind: Option<u16>) {
         let named = filter.parsed().authors.clone();
         let authors: Vec<[u8; 32]> = match named {

@@ -1,10 +1,10 @@
-//! Whether `until` shows its own second. NIP-01 says so, and some relays leave that second out: what a
-//! page has cut off of it would never be seen.
+//! Whether the peer treats `until` as included. NIP-01 says so, but some relays exclude that
+//! second: events that a page has cut off of it would never be seen.
 
 use super::{Page, PageEvent, PagePlan, Part, is_newest_first};
 use crate::sync::filter::Window;
 
-/// What is known of that.
+/// The peer's treatment of `until`, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum UntilRule {
     Unknown,
@@ -13,8 +13,8 @@ pub(super) enum UntilRule {
 }
 
 impl PagePlan {
-    /// Until when to ask for the events of a part: a second more where its last one may be left out. A
-    /// part that has to show some events again tells whether it is.
+    /// The `until` to request for a part: one second later if the peer may exclude it. A part that
+    /// must show some events again determines the treatment.
     pub(super) fn until_to_ask(&self, part: &Part) -> Option<u64> {
         let tells = part.follows && !part.carry.is_empty();
         let more = match self.until_rule {
@@ -26,8 +26,8 @@ impl PagePlan {
         part.window.until.map(|until| until.saturating_add(more).min(last))
     }
 
-    /// Looks at what a page says of that, and leaves out what lies after its part. Returns the part that it
-    /// shows; what it does not is asked for again.
+    /// Determines the treatment from a page, and removes events after its part. Returns the part
+    /// that the page shows; the rest is requested again.
     pub(super) fn learn_until(&mut self, mut part: Part, page: &mut Page) -> Option<Part> {
         let Some(until) = part.window.until else { return Some(part) };
         let may_hold_more = self.may_hold_more(page.events.len(), page.hint);
@@ -63,7 +63,7 @@ impl PagePlan {
         }
         let below = Window { until: until.checked_sub(1), ..part.window };
         if is_limited || below.until < below.since.or(Some(0)) {
-            // There is no part below that second, or the newest events have to come first.
+            // Either no part lies below that second, or the newest events have to come first.
             self.parts.push(part);
             return None;
         }

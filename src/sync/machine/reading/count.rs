@@ -1,4 +1,5 @@
-//! A peer that shows no event is asked to count (NIP-45): no page proves that there is none.
+//! Asks a peer that shows no event for a COUNT (NIP-45), because an empty page does not prove that
+//! it has none.
 
 use super::super::verdict::Round;
 use super::super::{Machine, PATIENCE};
@@ -16,7 +17,7 @@ pub(super) enum CountState {
 }
 
 impl Machine {
-    /// No page showed anything, which proves nothing: the peer is asked to count (NIP-45).
+    /// Asks for a COUNT (NIP-45) if no page showed any event, which proves nothing.
     pub(super) fn ask_count(&mut self) {
         let is_finished = self.reading.plan.as_ref().is_some_and(PagePlan::was_finished);
         if self.reading.count != CountState::Unasked || is_finished {
@@ -29,7 +30,7 @@ impl Machine {
         }
         let is_open = |round: &Round| round.opened > 0 || (self.over_ids && !round.is_concluded);
         if self.round.as_ref().is_some_and(is_open) {
-            // What is sent has to show in another round.
+            // Sent events have to appear in another round.
             return;
         }
         let subscription = self.subscription();
@@ -41,7 +42,7 @@ impl Machine {
         self.reading.count = CountState::Asked(subscription, deadline);
     }
 
-    /// COUNT, or what a peer says to it that does not know it.
+    /// COUNT, or the reply of a peer that does not support it.
     pub(in super::super) fn counted(&mut self, subscription: &str, count: Option<u64>) -> bool {
         if self.hint_counted(subscription, count) {
             return true;

@@ -1,18 +1,18 @@
-//! How far a peer was read, for the next sync.
+//! Records how far a peer was read, for the next sync.
 
 use super::super::ledger::Side;
 use super::super::work::read_mark;
 use super::super::{Machine, Work};
 
 impl Machine {
-    /// Writes down how far the peer was read, once all that it showed is dealt with.
+    /// Records how far the peer was read, once all its events so far are settled.
     pub(in super::super) fn save_mark(&mut self) {
         if self.working > 0 || !self.on.upload.is_idle() || self.on.batch.is_some() {
             return;
         }
         let Some(plan) = self.reading.plan.as_ref().filter(|_| self.keeps_marks()) else { return };
         let Some(down_to) = plan.read_down_to() else { return };
-        // What is not there yet, and what was refused for now, is found again by the next sync.
+        // Events still to be sent, and those refused temporarily, are found again by the next sync.
         if self.ledger.unsettled(Side::Ours) > 0 || self.ledger.has_unexplained() {
             return;
         }
@@ -20,7 +20,7 @@ impl Machine {
         let newest = plan.newest().unwrap_or(0).min(self.now.unix_s);
         let is_done = plan.is_done();
         if !self.reading.is_whole {
-            // The mark moves once all that is new has been read.
+            // The mark moves once all new events have been read.
             if is_done && newest > before.to {
                 self.write_mark(0, newest, before.whole_at);
             }
@@ -36,7 +36,7 @@ impl Machine {
         self.write_mark(from, newest.max(before.to), whole_at);
     }
 
-    /// What this reading has written down so far is not believed any more.
+    /// Withdraws the marks that this reading has recorded.
     pub(in super::super) fn take_mark_back(&mut self) {
         if let (Some(_), Some(read)) = (self.reading.saved_down_to.take(), self.mark.read) {
             // An empty interval: the next sync reads everything.

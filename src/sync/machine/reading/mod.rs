@@ -1,5 +1,5 @@
-//! A peer that does not reconcile is read: all that matches, newest first, page by page (NIP-01,
-//! REQ). What is ours and not on the pages is what the peer lacks.
+//! Reads a peer that does not reconcile: all matching events, newest first, page by page (NIP-01,
+//! REQ). Our events that are not on the pages are those that the peer lacks.
 
 mod count;
 mod marks;
@@ -19,34 +19,34 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// So many old events after the end of their pages, and the end is believed no more.
+/// Old events after the end of their page, after which the peer's EOSE is no longer trusted.
 const MOST_LATE: u32 = 3;
 
-/// What is read, and the page under way. It outlives connections.
+/// The reading and its current page. It outlives connections.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     pub(super) plan: Option<PagePlan>,
     page: Option<PageUnderWay>,
-    /// Everything is read, or was before by a reading that was cut.
+    /// Whether everything is read, by this reading and an interrupted one before it.
     is_whole: bool,
-    /// From which second on this reading proves something, where not everything is read by it.
+    /// The second from which this reading proves something, if it does not read everything.
     pub(super) since: Option<u64>,
-    /// How often the peer put a page off.
+    /// The number of times the peer postponed a page.
     failures: u32,
     idle_pages: u32,
     saved_down_to: Option<u64>,
-    /// Ids of events that cannot be read, which other pages may show again.
+    /// Ids of malformed events, which other pages may show again.
     unreadable: HashSet<Id>,
-    /// Pages that have ended, the last ones, and how many events came for them afterwards.
+    /// The last ended pages, and the number of events that came for them afterwards.
     ended: VecDeque<(String, Asked)>,
     late: u32,
-    /// Asked because no page showed anything.
+    /// The COUNT that is asked for when no page showed any event.
     count: CountState,
     pub(super) hints: CountHints,
-    /// The connection on which the first page came, and how many events all pages had.
+    /// The connection of the first page, and the number of events on all pages.
     pub(super) began_on: Option<u32>,
     pub(super) events: usize,
-    /// The peer left a page unanswered.
+    /// Whether the peer left a page unanswered.
     pub(super) fell_silent: bool,
 }
 
@@ -84,7 +84,7 @@ impl Reading {
         self.hints.shorten(until);
     }
 
-    /// The page under way is asked for again on the next connection.
+    /// Requests the current page again on the next connection.
     pub(super) fn connection_lost(&mut self) {
         self.page = None;
         if matches!(self.count, CountState::Asked(..)) {
@@ -93,35 +93,36 @@ impl Reading {
         self.hints.end();
     }
 
-    /// Whether the peer owes the first answer to a page.
+    /// Whether the current page is still without an answer.
     pub(super) fn is_unanswered(&self) -> bool {
         self.page.as_ref().is_some_and(|page| page.hint.is_none() && page.ids.is_empty())
     }
 
-    /// The page under way, if nothing has come for it.
+    /// The current page, if nothing has come for it.
     pub(super) fn unanswered_page(&self) -> Option<String> {
         let page = self.page.as_ref().filter(|_| self.is_unanswered());
         page.map(|page| page.subscription.clone())
     }
 
-    /// What events of `subscription` are compared with; `None` when it is not the page's.
+    /// The request that events of `subscription` are checked against; `None` if it is not the
+    /// current page.
     pub(super) fn asked(&self, subscription: &str) -> Option<Asked> {
         let page = self.page.as_ref().filter(|it| it.subscription == subscription)?;
         page.hint.is_none().then(|| page.asked.clone())
     }
 
-    /// What events of a page that has ended are compared with.
+    /// The request that events of an ended page are checked against.
     pub(super) fn asked_before(&self, subscription: &str) -> Option<Asked> {
         let ended = self.ended.iter().find(|(name, _)| name == subscription);
         ended.map(|(_, asked)| asked.clone())
     }
 
-    /// Whether the peer shows events after it has said that it has shown all.
+    /// Whether the peer sends events after EOSE.
     pub(super) fn ends_early(&self) -> bool {
         self.late >= MOST_LATE
     }
 
-    /// Events have come and are being checked.
+    /// Counts events that are being checked.
     pub(super) fn arrived(&mut self, subscription: &str, events: usize) {
         if let Some(page) = self.page.as_mut().filter(|it| it.subscription == subscription) {
             page.unsettled += events;
@@ -141,7 +142,7 @@ impl Reading {
         self.plan.as_ref().is_some_and(|plan| plan.newest().is_none())
     }
 
-    /// Whether this reading alone shows all that the peer has.
+    /// Whether this reading alone shows all of the peer's events.
     pub(super) fn is_whole(&self) -> bool {
         self.is_whole && self.since.is_none()
     }
@@ -152,7 +153,8 @@ impl Reading {
 }
 
 impl Machine {
-    /// Begins to read: what is new since the mark, what a reading that was cut has left, or all.
+    /// Begins to read: new events since the mark, the rest of an interrupted reading, or
+    /// everything.
     pub(super) fn begin_reading(&mut self, whole: bool) {
         let window = self.settings.filter.window();
         let now = self.now.unix_s;
@@ -168,7 +170,7 @@ impl Machine {
                 let since = overlap.unwrap_or(mark.to);
                 (vec![newest(since)], false, Some(since))
             }
-            // A whole reading that was cut goes on.
+            // Continues an interrupted complete reading.
             Some(mark) => {
                 let rest = Window { until: Some(mark.from - 1), ..window };
                 let since = overlap.unwrap_or(mark.to);
@@ -184,14 +186,14 @@ impl Machine {
         self.reading = Reading { plan: Some(plan), is_whole, since, hints, ..Reading::default() };
     }
 
-    /// The second from which everything that matches is asked for.
+    /// The second from which all matching events are requested.
     fn asked_since(&self) -> u64 {
         let filter = &self.settings.filter;
         filter.window().since.max(filter.kept_since()).unwrap_or(0)
     }
 
-    /// Whether what was read is remembered: not where it is only looked at, nor for a filter whose
-    /// limit moves with what is new.
+    /// Whether to record how far was read: not in a sync that only compares, and not for a filter
+    /// with a limit, whose range moves with new events.
     fn keeps_marks(&self) -> bool {
         !self.settings.dry_run && self.settings.filter.parsed().limit.is_none()
     }
@@ -205,7 +207,8 @@ impl Machine {
         if self.reading.page.is_some() {
             return;
         }
-        // What the page before showed the peer to lack goes first: the mark covers both ways.
+        // Events that the previous page showed to be missing are sent first: the mark covers both
+        // directions.
         let is_moving = !self.on.upload.is_idle() || !self.on.second_look.is_idle();
         if is_moving || !self.on.reconciling.is_idle() {
             return;
@@ -238,8 +241,8 @@ impl Machine {
         });
     }
 
-    /// Forgets what was found by questions that prove nothing any more. Returns whether it could:
-    /// what is being compared comes first.
+    /// Drops differences from questions that no longer prove anything. Returns false while a page
+    /// is being compared, which comes first.
     fn begin_anew(&mut self) -> bool {
         if self.working > 0 {
             return false;
@@ -292,7 +295,7 @@ impl Machine {
         self.leave_silent("a page");
     }
 
-    /// What is left of a reading that ends early was not seen.
+    /// Records the rest of a reading that ends early as unseen.
     pub(super) fn keep_unseen(&mut self) {
         if let Some(plan) = &mut self.reading.plan {
             plan.give_up("the sync ended before it was read");

@@ -1,4 +1,4 @@
-//! A page under way: its events, its end, and what a peer says in its place.
+//! The current page: its events, its end, and other replies of the peer.
 
 use super::super::ledger::{IdState, Side};
 use super::super::page_plan::{Hint, Page, PageEvent};
@@ -11,20 +11,20 @@ use crate::sync::reason::Reason;
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// More events than this are no page, whatever the peer announces.
+/// Maximum number of events on a page, whatever limit the peer announces.
 const MOST_PAGE_EVENTS: usize = 1_000_000;
-/// How often a page is asked for that the peer puts off.
+/// Requests for a page that the peer postpones.
 const MOST_FAILURES: u32 = 5;
-/// The pause before it is asked for again.
+/// The pause before such a page is requested again.
 const PUT_OFF: Duration = Duration::from_secs(1);
-/// By so much fewer events are asked for of a peer that refuses a limit, and the fewest.
+/// Factor by which fewer events are requested from a peer that refuses a limit; and the minimum.
 const FEWER: usize = 5;
 const FEWEST_EVENTS: usize = 20;
-/// After so many pages in a row that showed nothing new the rest is not seen.
+/// Pages in a row without anything new, after which the rest is left unseen.
 const MOST_IDLE_PAGES: u32 = 10_000;
-/// Pages that have ended are remembered, in case that more events come for them.
+/// Ended pages that are remembered, because more events may come for them.
 const MOST_ENDED: usize = 8;
-/// The hint for peers that refuse a filter for good.
+/// The hint for a peer that refuses the filter permanently.
 const NARROWER: &str = "name what to sync with --filter, for example '{\"kinds\":[0,1,3]}'";
 
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(super) struct PageUnderWay {
     pub(super) events: Vec<PageEvent>,
     pub(super) ids: HashSet<Id>,
     pub(super) foreign: u64,
-    /// Those that only the peer has, where differences are told.
+    /// Events that only the peer has, if differences are to be listed.
     pub(super) rows: Rows,
     pub(super) unsettled: usize,
     pub(super) hint: Option<Hint>,
@@ -42,7 +42,7 @@ pub(super) struct PageUnderWay {
 }
 
 impl Machine {
-    /// An event of a page, in the order in which they come.
+    /// Handles an event of a page; events come in page order.
     pub(in super::super) fn page_event(&mut self, subscription: &str, json: &str) {
         let until = self.patience();
         let event = message::page_event(json);
@@ -69,8 +69,8 @@ impl Machine {
         }
     }
 
-    /// An event came for a page after its end. One that was published by now may; where older ones
-    /// come, a page without them proves nothing.
+    /// Handles an event for a page that has ended. A newly published event may come then; if older
+    /// ones come, pages without them prove nothing.
     pub(in super::super) fn late_event(&mut self, subscription: String, asked: Asked, json: &str) {
         self.needless(1);
         let event = message::page_event(json);
@@ -85,7 +85,7 @@ impl Machine {
         self.arrived(subscription, asked, json);
     }
 
-    /// Events of a page have been stored or refused.
+    /// Handles events of a page that were stored or refused.
     pub(in super::super) fn page_settled(&mut self, subscription: &str, events: &[Settled]) {
         let page = self.reading.page.as_mut().filter(|page| page.subscription == subscription);
         let Some(page) = page else { return };
@@ -99,7 +99,7 @@ impl Machine {
         self.finish_page();
     }
 
-    /// An event that only the peer has, in a sync that takes nothing from it.
+    /// Records an event that only the peer has, in a sync that takes nothing from it.
     pub(in super::super) fn seen(&mut self, event: &Settled, seen: Seen) {
         let found_at = self.found_at();
         let Some(round) = &mut self.round else { return };
@@ -139,7 +139,7 @@ impl Machine {
         self.finish_page();
     }
 
-    /// CLOSED of a page. Returns whether it was one.
+    /// CLOSED of a page. Returns whether it was a page.
     pub(in super::super) fn page_refused(&mut self, subscription: &str, text: &str) -> bool {
         if self.counted(subscription, None) {
             return true;
@@ -181,14 +181,14 @@ impl Machine {
         true
     }
 
-    /// Takes a page that came in part. Its end is none: there is more.
+    /// Takes a page that came in part. Its end is not trusted: there is more.
     pub(super) fn take_part(&mut self, mut page: PageUnderWay) {
         page.hint = Some(Hint::More);
         self.reading.page = Some(page);
         self.finish_page();
     }
 
-    /// Pages are of fewer events from here on. Returns `false` when they are few already.
+    /// Reduces the events requested for each page. Returns `false` if they are few already.
     pub(super) fn ask_for_fewer(&mut self) -> bool {
         let fewer = (self.information.events_per_req / FEWER).max(FEWEST_EVENTS);
         let is_fewer = fewer < self.information.events_per_req;
@@ -197,7 +197,7 @@ impl Machine {
         is_fewer
     }
 
-    /// Compares a page that is complete with ours, and goes on to older events.
+    /// Compares a complete page with our events, and continues with older events.
     fn finish_page(&mut self) {
         let is_over = |page: &mut PageUnderWay| page.hint.is_some() && page.unsettled == 0;
         let Some(page) = self.reading.page.take_if(is_over) else { return };

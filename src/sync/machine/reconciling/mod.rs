@@ -1,4 +1,4 @@
-//! Finding out what differs (NIP-77), window by window.
+//! Finds differences by NIP-77, window by window.
 
 mod refusals;
 
@@ -14,16 +14,16 @@ use crate::sync::report::Method;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-/// How long a peer may take over an answer that has given one before.
+/// Timeout for an answer of a peer that has answered before.
 const NEXT_ANSWER: Duration = Duration::from_secs(10);
-/// After so many NEG-MSGs without an answer a peer is read that has never answered one.
+/// Unanswered NEG-MSGs after which a peer that never answered one is read.
 const MOST_NEG_SILENCES: u32 = 2;
-/// How much of what is newest is asked for at once, beside the first question.
+/// Maximum number of the newest events that are requested ahead, with the first question.
 const MOST_AHEAD: usize = 2_000;
-/// The windows to reconcile and the one under way.
+/// The windows to reconcile and the current one.
 #[derive(Debug, Default)]
 pub(super) struct Reconciling {
-    /// What is left, each filter with the window of it.
+    /// The remaining windows, each with its filter.
     windows: VecDeque<(PeerFilter, Window)>,
     stage: Stage,
     sessions: u64,
@@ -32,7 +32,7 @@ pub(super) struct Reconciling {
     failures: u32,
     /// Windows in a row that were too large for the peer.
     too_large: u32,
-    /// A window was divided on this connection.
+    /// Whether a window was divided on this connection.
     was_divided: bool,
     unsettled_items: u64,
     items: u64,
@@ -42,15 +42,15 @@ pub(super) struct Reconciling {
 enum Stage {
     #[default]
     Idle,
-    /// Our set is being taken.
+    /// Our set is being built.
     Opening(Session),
-    /// The peer owes an answer.
+    /// The peer's answer is pending.
     Waiting(Session, Option<Duration>),
-    /// The answer is being read.
+    /// The answer is being processed.
     Reading(Session),
-    /// The next question waits until there is less to download.
+    /// The next question waits until fewer downloads are queued.
     Held(Session, Vec<u8>),
-    /// A window that was too large is being divided, of this filter.
+    /// A window of this filter was too large and is being divided.
     Dividing(PeerFilter),
 }
 
@@ -85,17 +85,17 @@ impl Reconciling {
         }
     }
 
-    /// Whether `id` is the session under way.
+    /// Whether `id` is the current session.
     pub(super) fn is_about(&self, id: &str) -> bool {
         matches!(&self.stage, Stage::Waiting(session, _) if session.id == id)
     }
 
-    /// Whether the peer owes the first answer of this connection.
+    /// Whether the first answer of this connection is pending.
     pub(super) fn is_first_unanswered(&self) -> bool {
         matches!(self.stage, Stage::Waiting(..)) && !self.was_answered
     }
 
-    /// Our items that are not settled, and all of them.
+    /// The numbers of our unsettled items and of all our items.
     pub(super) fn items(&self) -> (u64, u64) {
         (self.unsettled_items, self.items)
     }
@@ -134,7 +134,7 @@ impl Machine {
         }
     }
 
-    /// Has our set for a window taken, and the first question over it made.
+    /// Builds our set for a window, and the first question about it.
     fn open(&mut self, whole: PeerFilter, window: Window) {
         let filter = whole.within(window);
         let filter_bytes = serde_json::Value::Object(filter.json().clone()).to_string().len();
@@ -258,7 +258,7 @@ impl Machine {
         self.begin_work(Work::Forget { session: session.number });
     }
 
-    /// A session is complete: what it found is told by what it has in common.
+    /// Looks up the differences of a complete session for the listing.
     fn look_up_differences(&mut self) {
         let breakdown = self.round.as_mut().and_then(|round| round.breakdown.as_mut());
         let Some(breakdown) = breakdown else { return };
@@ -277,9 +277,9 @@ impl Machine {
         self.on.reconciling.stage = Stage::Waiting(session, Some(self.answer_due()));
     }
 
-    /// The peer's answers lead nowhere: the plainest way of asking comes next, then reading.
+    /// Handles answers without progress: tries the reference rule, then reading.
     fn leads_nowhere(&mut self, session: Session, error: &InitiatorError) {
-        // The reference rule does not tell when the differences were made, and believes fingerprints.
+        // The reference rule cannot tell the days of differences, and it trusts fingerprints.
         let is_last = self.reference_rule || self.settings.exact;
         if is_last || self.settings.by == Some(By::Day) {
             self.read_from_now_on(&error.to_string(), false);
@@ -289,7 +289,7 @@ impl Machine {
         }
     }
 
-    /// A window that is too large for the peer becomes several; a single second is read.
+    /// Divides a window that is too large for the peer; reads it if it is a single second.
     pub(super) fn divided(&mut self, window: Window, parts: Option<Vec<Window>>) {
         let filter = match std::mem::take(&mut self.on.reconciling.stage) {
             Stage::Dividing(filter) => filter,
@@ -315,7 +315,7 @@ impl Machine {
         }
     }
 
-    /// What is seen of the peer has changed: a reconciliation under way begins anew.
+    /// Starts the current reconciliation again, because the peer may show other events now.
     pub(super) fn reconcile_anew(&mut self) {
         let Some(session) = self.on.reconciling.take_session() else { return };
         self.close_session(&session);
@@ -344,8 +344,8 @@ impl Machine {
         }
     }
 
-    /// Hands what was done to whoever asked for it. Without a connection only what came still
-    /// counts.
+    /// Passes finished work to the part that requested it. Without a connection only received
+    /// events count.
     pub(super) fn take_done(&mut self, done: Done) {
         let is_up = self.is_up();
         match done {

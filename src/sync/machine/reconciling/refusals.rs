@@ -1,5 +1,5 @@
-//! What a peer says in place of an answer to NIP-77, and what is done then: ask for less, later or
-//! after AUTH, or read its events.
+//! Replies of a peer other than an answer to NIP-77, and the reactions: smaller windows, a pause,
+//! AUTH, or reading.
 
 use super::super::notices::as_rate_limit;
 use super::super::{Machine, Work};
@@ -10,18 +10,18 @@ use crate::sync::message;
 use crate::sync::report::Method;
 use std::time::Duration;
 
-/// How long a NOTICE that says nothing of a refusal may be the last word before the first answer.
+/// Timeout for the first answer after a NOTICE that does not refuse anything.
 const AFTER_NOTICE: Duration = Duration::from_millis(1_500);
-/// How often a window is tried that the peer puts off.
+/// Attempts for a window that the peer postpones.
 const MOST_FAILURES: u32 = 5;
-/// The same for an error that comes in place of the first answer.
+/// Attempts after an error in place of the first answer.
 const MOST_FIRST_ERRORS: u32 = 1;
-/// How long to wait after that.
+/// The pause before such an attempt.
 const PUT_OFF: Duration = Duration::from_secs(2);
-/// After so many windows in a row that are too large for the peer, however small, the rest is read.
+/// Windows in a row that are too large for the peer, even when divided, after which the rest is
+/// read.
 const MOST_TOO_LARGE: u32 = 1_000;
-/// For how long a peer is read without trying NIP-77 again: one that refused, one that said
-/// nothing.
+/// Time for which a peer is read without trying NIP-77 again: after a refusal, and after no answer.
 const REFUSED_TERM_S: u64 = DAY_S;
 const SILENT_TERM_S: u64 = 3_600;
 
@@ -52,7 +52,7 @@ impl Machine {
             return;
         }
         self.on.reconciling.failures += 1;
-        // An error in place of the first answer may mean that the verb is unknown.
+        // An error in place of the first answer may mean that the peer does not know the verb.
         let most = match prefix {
             Some(Prefix::RateLimited) => MOST_FAILURES,
             Some(Prefix::Error | Prefix::Closed) if self.on.reconciling.was_answered => {
@@ -69,17 +69,17 @@ impl Machine {
         self.read_from_now_on(text, true);
     }
 
-    /// A NOTICE says that too much is asked. Returns whether a NEG message was put off by it.
+    /// Handles a NOTICE about a rate limit. Returns whether it postponed a NEG message.
     pub(in super::super) fn reconciling_put_off(&mut self, text: &str) -> bool {
         let Stage::Waiting(session, _) = &self.on.reconciling.stage else { return false };
-        // Unlike NEG-ERR a NOTICE closes nothing, and the answer may still be on its way.
+        // Unlike NEG-ERR, a NOTICE does not close the session, and the answer may still come.
         let close = message::neg_close(&session.id);
         self.send(close);
         self.neg_err(&as_rate_limit(text), None);
         true
     }
 
-    /// A NOTICE came while NEG-OPEN has no answer. Returns whether it was taken for one.
+    /// Handles a NOTICE while NEG-OPEN is unanswered. Returns whether it counts as the reply.
     pub(in super::super) fn reconciling_noticed(&mut self, text: &str, refuses: bool) -> bool {
         let is_first = self.on.reconciling.is_first_unanswered();
         if !is_first && !refuses {
@@ -96,7 +96,7 @@ impl Machine {
         false
     }
 
-    /// CLOSED in place of an answer. Returns whether it was.
+    /// CLOSED in place of an answer. Returns whether it was for the session.
     pub(in super::super) fn neg_closed(&mut self, subscription: &str, text: &str) -> bool {
         if !self.on.reconciling.is_about(subscription) {
             return false;
@@ -110,7 +110,7 @@ impl Machine {
         true
     }
 
-    /// The peer does not reconcile: all is read. One that `refused` is not asked again for long.
+    /// Switches to reading. With `refused`, NIP-77 is not tried again for a long time.
     pub(in super::super) fn read_from_now_on(&mut self, reason: &str, refused: bool) {
         if self.reads {
             return;
@@ -138,7 +138,7 @@ impl Machine {
         }
     }
 
-    /// An answer that came after the peer was given up: it does reconcile, only late.
+    /// Handles a late answer after the switch to reading: the peer does reconcile.
     pub(in super::super) fn late_answer(&mut self) {
         if self.reads && self.traits.without_negentropy.take().is_some() {
             self.remember_traits();
