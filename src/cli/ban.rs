@@ -40,7 +40,7 @@ struct BannedArguments {
     /// An event, by id.
     #[arg(long = "event", value_name = "ID", value_parser = event_id)]
     events: Vec<EventId>,
-    /// A text that no content may have, in capitals or not.
+    /// Refuse events whose content contains this text, ignoring case.
     #[arg(long = "word", value_name = "TEXT")]
     words: Vec<String>,
     /// An address or network (192.0.2.0/24) whose clients are refused.
@@ -57,7 +57,7 @@ struct BannedArguments {
 pub(super) struct BanArguments {
     #[command(flatten)]
     banned: BannedArguments,
-    /// Why, for yourself: nobody else is told.
+    /// A reason for your own records; it is not sent to anyone.
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
     /// Remove the stored events of the keys, and the events, as `negsync delete` does.
@@ -161,7 +161,7 @@ pub(super) fn unban(arguments: &UnbanArguments) -> anyhow::Result<ExitCode> {
             .to_string(),
         false if unbanned == 0 => format!("nothing of it is in {}", moderation.path().display()),
         false => format!(
-            "{} taken out; what was deleted with --delete comes back after `negsync undelete`",
+            "{} lifted; events removed by --delete stay banned until `negsync undelete`",
             delete::count(unbanned as u64, "ban")
         ),
     };

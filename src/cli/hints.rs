@@ -60,7 +60,7 @@ fn listen(kind: ErrorKind) -> Option<&'static str> {
             Some("another program serves there; end it, or take another port with --listen")
         }
         ErrorKind::AddrNotAvailable => {
-            Some("it is no address of this machine; 0.0.0.0 stands for all of them")
+            Some("this machine does not have that address; 0.0.0.0 listens on all addresses")
         }
         ErrorKind::PermissionDenied => {
             Some("take a port above 1023, and let a proxy in front of it serve the others")

@@ -80,7 +80,7 @@ enum Command {
     /// Run a relay, on an SQLite file or a PostgreSQL database.
     #[command(after_help = relay::EXAMPLES)]
     Relay(relay::RelayArguments),
-    /// Stand before a relay that runs already: answer NIP-77 from its database, pass all else on.
+    /// Run as a proxy in front of another relay, and answer NIP-77 from its database.
     #[command(after_help = attach::EXAMPLES)]
     Attach(attach::AttachArguments),
     /// Store events from a JSON Lines file or from standard input.
@@ -95,7 +95,7 @@ enum Command {
     /// Print the NEG-OPEN line of a set, to paste into wscat.
     #[command(after_help = neg_open::EXAMPLES)]
     NegOpen(neg_open::NegOpenArguments),
-    /// Say in words what NIP-77 messages hold.
+    /// Explain NIP-77 messages.
     #[command(after_help = decode::EXAMPLES)]
     Decode(decode::DecodeArguments),
     /// Bring the store and other relays to the same events, or relays without a store.
@@ -103,7 +103,7 @@ enum Command {
     /// Exit code 0: complete. 2: it could not be completed. 1: a wrong command line or store.
     #[command(after_help = sync::EXAMPLES)]
     Sync(sync::SyncArguments),
-    /// Verify that the store is what it should be.
+    /// Verify the file, ids, signatures and rules of the store.
     ///
     /// Exit code 0: all is well. 2: something was found. 1: it could not be looked at.
     #[command(after_help = check::EXAMPLES)]
@@ -120,43 +120,43 @@ enum Command {
     /// breaks it off, run again it goes on where it was.
     #[command(after_help = copy::EXAMPLES)]
     Copy(copy::CopyArguments),
-    /// Make a store of a backup, where there is none yet.
+    /// Make a store from a backup where there is none.
     #[command(after_help = restore::EXAMPLES)]
     Restore(restore::RestoreArguments),
-    /// Remove events, and keep them out whoever brings them.
+    /// Remove events, and refuse them from then on.
     #[command(after_help = delete::EXAMPLES)]
     Delete(delete::DeleteArguments),
-    /// Let events in again that `delete` has removed.
+    /// Accept events again that `delete` has removed.
     #[command(after_help = undelete::EXAMPLES)]
     Undelete(undelete::UndeleteArguments),
-    /// Refuse keys, events, words or addresses from now on, whoever brings them.
+    /// Refuse keys, events, words or addresses from now on.
     #[command(after_help = ban::EXAMPLES)]
     Ban(ban::BanArguments),
-    /// Take bans back.
+    /// Lift bans.
     #[command(after_help = ban::EXAMPLES)]
     Unban(ban::UnbanArguments),
-    /// List what is banned.
+    /// List the bans.
     #[command(after_help = bans::EXAMPLES)]
     Bans(bans::BansArguments),
-    /// Say what the rules of retention remove, and remove it.
+    /// Show the events that the rules of retention remove, and remove them.
     #[command(after_help = retention::EXAMPLES)]
     Retention(retention::RetentionArguments),
-    /// Check the configuration, or print what is in force and where it comes from.
+    /// Check the configuration, or print each value and its source.
     #[command(after_help = configuration::EXAMPLES)]
     Config(configuration::ConfigArguments),
-    /// Give back the room that removed events have left.
+    /// Return the space of removed events to the file system.
     #[command(after_help = compact::EXAMPLES)]
     Compact(compact::CompactArguments),
-    /// Tell what differs between the store and a relay, and move nothing.
+    /// Show the events that only the store or only a relay has; move nothing.
     ///
     /// Exit code 0: equal. 3: something differs. 2: it could not be found out. 1: a wrong command
     /// line or store.
     #[command(after_help = diff::EXAMPLES)]
     Diff(diff::DiffArguments),
-    /// Ask a running relay how its peers stand.
+    /// Show the peers of a running relay.
     #[command(after_help = peers::EXAMPLES)]
     Peers(peers::PeersArguments),
-    /// Show who is served, what is stored and how the peers stand, anew every few seconds.
+    /// Show the clients, the store and the peers of a running relay, refreshed every few seconds.
     #[command(after_help = top::EXAMPLES)]
     Top(top::TopArguments),
     /// Print the script with which a shell completes `negsync`.

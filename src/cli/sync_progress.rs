@@ -54,7 +54,7 @@ impl PeerDisplay {
             Progress::Waiting { reason, pause } => {
                 self.say(&format!("{reason}; again in {:.1} s", pause.as_secs_f64()));
             }
-            Progress::Live => self.say("synced; events are passed on as they come"),
+            Progress::Live => self.say("synced; live: new events are passed on"),
             _ => {}
         }
         match &self.line {

@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &UndeleteArguments) -> anyhow::Result<ExitCode> {
         json!({ "let_in": ids }).to_string()
     } else {
         format!(
-            "{} let in again; they come back when somebody sends them, or by a sync or an import",
+            "{} no longer kept out; a client, a sync or an import has to send them again",
             count(ids, "event")
         )
     };

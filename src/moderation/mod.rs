@@ -89,7 +89,7 @@ impl Moderation {
         let list = match read {
             Ok(list) => {
                 let (file, entries) = (self.path.display(), list.entries().len());
-                tracing::info!(%file, entries, "ban list read anew");
+                tracing::info!(%file, entries, "ban list reloaded");
                 Arc::new(list)
             }
             Err(error) => {

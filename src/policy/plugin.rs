@@ -180,7 +180,7 @@ impl ProgramKeeper {
             return;
         };
         if let Err(error) = run.stdin.write_all(line.as_bytes()) {
-            tracing::warn!(%error, "the write policy takes no more events");
+            tracing::warn!(%error, "write policy: writing to its standard input failed");
             run.end();
         }
     }
@@ -259,7 +259,7 @@ impl ProgramKeeper {
         let log = move || errors.log_lines(stderr);
         let hear = move || {
             if let Err(error) = hear(stdout, &hearing, &output) {
-                tracing::error!(%error, "the write policy cannot be understood");
+                tracing::error!(%error, "write policy: invalid output; the program is restarted");
             }
             // It may still be running without anyone reading its output.
             end(group, &hearing);

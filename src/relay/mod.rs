@@ -258,7 +258,7 @@ impl Relay {
             // A store may block on its server, which a thread of the runtime must not do.
             let retained = std::thread::scope(|scope| scope.spawn(|| store.retain(rules)).join());
             if let Err(error) = retained.unwrap_or(Err(StoreError::Closed)) {
-                tracing::error!(%error, "retention stays as it was");
+                tracing::error!(%error, "retention not changed: the previous rules stay in force");
             }
         }
         Ok(reloaded)

@@ -82,7 +82,7 @@ impl Sending {
                 Ok(ControlFlow::Continue(())) => {}
                 Ok(ControlFlow::Break(())) => return,
                 Err(error) => {
-                    tracing::debug!(%error, "a connection ended while it was sent to");
+                    tracing::debug!(%error, "connection lost while sending");
                     return;
                 }
             }

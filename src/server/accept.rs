@@ -104,7 +104,7 @@ async fn serve<R, F, B>(
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
     if let Err(error) = set_up(&stream) {
-        tracing::debug!(%error, "a connection cannot be set up as it should be");
+        tracing::debug!(%error, "socket options not set");
     }
     let stopping = service.running.stopping.clone();
     let patience = Duration::from_secs(service.config().connections.handshake_timeout_s);

@@ -332,8 +332,9 @@ impl NegSessions {
         let expired = self.open.extract_if(|_, session| session.heard.elapsed() >= idle);
         let ids: Vec<String> = expired.map(|(id, _)| id).collect();
         self.count();
-        let text = Prefix::Closed
-            .before(format_args!("asked nothing for {seconds} s; begin with NEG-OPEN"));
+        let text = Prefix::Closed.before(format_args!(
+            "idle timeout: no message for {seconds} s; open a new session with NEG-OPEN"
+        ));
         ids.iter().map(|id| refuse(&self.service.metrics, id, &text)).collect()
     }
 

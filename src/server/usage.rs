@@ -49,7 +49,7 @@ pub(super) fn for_verb(verb: &str, rest: impl Iterator<Item = String>) -> String
     let capitals = verb.trim().replace('_', "-").to_ascii_uppercase();
     let is_verb = |word: &str| EXAMPLES.iter().any(|(known, _)| *known == word);
     if SAID_BY_RELAYS.contains(&capitals.as_str()) {
-        return format!("{capitals} is what a relay says, not a client");
+        return format!("{capitals} is a message of relays, not of clients");
     }
     if is_verb(&capitals) {
         return format!("unknown verb {shown:?}; type {}", example(&capitals));

@@ -67,7 +67,7 @@ impl DriftCheck {
                 DriftLook::new(self.local.clock().now(), days.collect())
             }
             Err(error) => {
-                tracing::debug!(peer = %self.url, error, "a look at what differs failed");
+                tracing::debug!(peer = %self.url, error, "comparison by day failed");
                 let before = before.map_or_else(DriftLook::default, |look| (*look).clone());
                 DriftLook { error: Some(error), ..before }
             }

@@ -84,7 +84,7 @@ impl Peer {
             match known {
                 Some(information) => information,
                 None => Information::fetch(url, connector).await.unwrap_or_else(|error| {
-                    tracing::debug!(peer = %url, %error, "the peer says nothing of itself");
+                    tracing::debug!(peer = %url, %error, "NIP-11 document not available");
                     Information::default()
                 }),
             }
@@ -137,7 +137,7 @@ impl Peer {
     fn queue(&self, message: Message) -> Result<(), PeerError> {
         self.outbox
             .try_send(message)
-            .map_err(|_| PeerError::Lost { reason: "the peer takes nothing".into() })
+            .map_err(|_| PeerError::Lost { reason: "send timeout: the peer does not read".into() })
     }
 
     /// Sends queued messages, then closes.

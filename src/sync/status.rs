@@ -78,7 +78,7 @@ impl Status {
                 });
             }
             Progress::Note(text) => tracing::info!(peer, "{text}"),
-            Progress::Live => tracing::info!(peer, "events are passed on as they come"),
+            Progress::Live => tracing::info!(peer, "live: new events are passed on"),
             Progress::CaughtUp(report) => self.end_sync(&report, true),
             Progress::Waiting { reason, pause } => {
                 tracing::info!(peer, "{reason}; again in {:.1} s", pause.as_secs_f64());
@@ -103,7 +103,7 @@ impl Status {
 
     /// A call of `sync` failed on our side.
     pub(super) fn failed(&mut self, reason: String) {
-        tracing::error!(peer = self.url, error = reason, "a sync could not go on");
+        tracing::error!(peer = self.url, error = reason, "sync failed on our side");
         let mut totals = self.before;
         self.watched.update(|status| totals = status.totals);
         self.before = totals;

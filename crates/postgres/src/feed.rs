@@ -227,7 +227,7 @@ impl Feed {
             tracing::info!(
                 known = last.seq,
                 head = now.seq,
-                "feed of commits does not reach back to what this node knows; all items were read"
+                "feed too short: this node was away for longer than the feed covers; all items were read again"
             );
             return Ok(Found::All(now, items, None));
         }

@@ -211,7 +211,7 @@ fn follow(woken: &Receiver<()>, word: &ServerWord, node: &Weak<StoreNode>) {
                 }
             }
             Err(error) if !is_failing => {
-                tracing::error!(%error, "sets cannot be answered until the database can be read");
+                tracing::error!(%error, "database not readable: NEG-OPEN is refused until it is");
                 is_failing = true;
             }
             Err(_) => {}

@@ -259,7 +259,7 @@ impl Checkpointer {
         let mended = self.mender.mend(writer);
         checkpoint(writer, "PASSIVE", &self.mender.doubt);
         if let Err(error) = mended {
-            tracing::error!(%error, "write-ahead log kept: the next start goes on with what of it is on the disk");
+            tracing::error!(%error, "write-ahead log not flushed: the next start recovers the part that is on the disk");
         } else if !self.mender.doubt.is_there()
             && self.mender.doubt.check_in_place().is_ok()
             && let Err(error) = schema::move_log_at_close(writer)

@@ -45,8 +45,7 @@ pub enum StoreError {
         newest: usize,
     },
     /// The file is damaged: it is not what SQLite wrote.
-    #[error("the store {path} is damaged: {source}; `negsync check` says where, and a copy from \
-        before has to take its place", path = path.display())]
+    #[error("the store {path} is damaged: {source}; run `negsync check` for the details, then restore a backup", path = path.display())]
     Damaged {
         /// The store's file.
         path: PathBuf,
@@ -166,7 +165,7 @@ pub enum StoreError {
     #[error("cannot start a thread for the store: {0}")]
     Thread(std::io::Error),
     /// An event is due to be removed and still stored.
-    #[error("what has expired could not be removed; the log says why")]
+    #[error("expired events not removed: see the log for the error")]
     NotExpired,
     /// The file is not a database of a supported relay, or not of a supported version.
     #[error("{path} cannot be attached to: {reason}; this negsync knows nostr-rs-relay 0.8.12 and 0.9 \

@@ -124,7 +124,7 @@ impl Trouble {
         let remedy = if is_damaged {
             "stop the relay and run `negsync check` on it"
         } else {
-            "writing goes on by itself once that is mended"
+            "writes resume when this is repaired; no restart is needed"
         };
         tracing::error!(%store, %error, times, "{what}: {words}; {remedy}");
         self.said = Some(Instant::now());

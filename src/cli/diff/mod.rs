@@ -36,7 +36,7 @@ pub(super) struct DiffArguments {
     /// Only events that match this NIP-01 filter.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     filter: String,
-    /// What differences are told apart by. For kinds and authors the events that only the relay
+    /// Group differences by this. For kinds and authors the events that only the relay
     /// has are read (up to 100,000) and not kept; for days none is.
     #[arg(long, value_name = "day|kind|author", default_value = "day", value_parser = by)]
     by: By,

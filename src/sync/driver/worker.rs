@@ -141,7 +141,7 @@ impl Worker {
     /// A record that only shortens the next sync may fail to be written.
     fn remember(&self, what: &str, written: Result<(), StoreError>) -> Done {
         if let Err(error) = written {
-            tracing::warn!(peer = %self.url, what, %error, "not remembered");
+            tracing::warn!(peer = %self.url, what, %error, "sync state not recorded: the next sync takes longer");
         }
         Done::Finished
     }

@@ -50,7 +50,7 @@ fn watch<D: FollowedDatabase>(watched: &Weak<D>) {
                 tracing::info!(database = database.name(), "the database can be read again");
             }
             (before, Some(error)) if before.as_ref() != Some(error) => {
-                tracing::error!(error, "sets cannot be answered until the database can be read");
+                tracing::error!(error, "database not readable: NEG-OPEN is refused until it is");
             }
             _ => {}
         }
