@@ -1,6 +1,6 @@
-//! `negsync attach` over a million rows of nostr-rs-relay: how soon it answers, what an item takes
-//! in memory, and what passing through adds to a REQ. `NEGSYNC_ROWS` is another number of rows.
-//! Before the relay itself where `NEGSYNC_NOSTR_RS_RELAY` names its program, else before one of ours.
+//! `negsync attach` over a million rows of nostr-rs-relay: the time to the first answer, the memory
+//! of an item, and the added latency of a REQ. `NEGSYNC_ROWS` sets another number of rows. The
+//! relay behind it is the program in `NEGSYNC_NOSTR_RS_RELAY`, or else one of ours.
 
 #[path = "../tests/attach/database.rs"]
 #[allow(dead_code, reason = "a bench uses a part")]
@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use support::{Client, TestRelay};
 
 const ROWS: usize = 1_000_000;
-/// How often the short things are measured.
+/// Repetitions of short measurements.
 const TIMES: usize = 400;
 /// Asks for the fingerprints of everything.
 const QUESTION: &str = "6100000100000000000000000000000000000000";
@@ -90,7 +90,7 @@ fn fill(database: &Database, rows: usize) -> Vec<String> {
     some
 }
 
-/// The plugin in a process of its own; killed when dropped.
+/// The sidecar in a process of its own; killed when dropped.
 struct Plugin {
     child: Child,
     url: String,
@@ -110,8 +110,8 @@ impl Plugin {
         Self { child, url: url.to_owned() }
     }
 
-    /// Its own memory in bytes: what it maps of files, such as that of the write-ahead log's index,
-    /// is the system's and shared with the relay.
+    /// Its own memory in bytes, without mapped files, such as the index of the write-ahead log:
+    /// those belong to the system and are shared with the relay.
     fn memory(&self) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
@@ -151,12 +151,13 @@ impl Drop for RealRelay {
     }
 }
 
-/// A client of the relay itself or through the plugin. Ours greets with a challenge (NIP-42).
+/// A client of the relay, directly or through the sidecar. Our relay begins with a challenge
+/// (NIP-42).
 async fn connect(url: &str, is_real: bool) -> Client {
     if is_real { Client::connect_elsewhere(url).await } else { Client::connect(url).await }
 }
 
-/// Starts nostr-rs-relay on the folder of its database; `None` where it is not installed.
+/// Starts nostr-rs-relay on the folder of its database; `None` if it is not installed.
 fn real_relay(folder: &Path) -> Option<RealRelay> {
     let program = std::env::var_os("NEGSYNC_NOSTR_RS_RELAY")?;
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -1,12 +1,11 @@
-//! What a session costs the responder: ours over the tree beside the `negentropy`
-//! crate over its own vector, which answer the very same messages in the same
-//! run, and ten million items beside one million.
-//! "Our questions" stand beside the crate's answers to the same questions, and
-//! beside a session of the crate's own from end to end.
+//! The cost of a session for the responder: our engine over the tree, beside the `negentropy` crate
+//! over its own vector, with identical messages in one run; and ten million items beside one
+//! million. "Our questions" compares the answers to our initiator's questions with the crate's
+//! answers to them, and with a complete session of the crate.
 //!
-//! `cargo bench --bench engine`. All are measured in turn, round after round, each
-//! a few times in a row; of each message the shortest time counts, so that what
-//! else the machine does falls away.
+//! `cargo bench --bench engine`. All are measured in turn, round after round, each a few times in a
+//! row. For each message the shortest time counts, which removes the noise of other work on the
+//! machine.
 
 use negentropy::{Id, Negentropy, NegentropyStorageBase, NegentropyStorageVector};
 use negsync::index::Tree;
@@ -20,19 +19,19 @@ use rand::seq::index::sample;
 use rand::{Rng, RngExt, SeedableRng};
 use std::time::{Duration, Instant};
 
-/// Both sides' frames, in bytes.
+/// Frame limit of both sides, in bytes.
 const FRAME_LIMIT_BYTES: usize = 60_000;
 
-/// How often all are measured in turn.
+/// Rounds in which all are measured in turn.
 const ROUNDS: usize = 5;
 
-/// How often each is, before it is the next one's turn.
+/// Repetitions of each in a round.
 const REPEATS: usize = 3;
 
-/// The most that each is to take, as parts of the crate's time.
+/// Maximum time as a fraction of the crate's.
 const MOST_OF_THE_CRATE: f64 = 0.1;
 
-/// The most that ten million items are to take, as parts of the time of one.
+/// Maximum time for ten million items as a multiple of that for one million.
 const MOST_OF_A_MILLION: f64 = 1.5;
 
 fn main() {
@@ -97,7 +96,7 @@ fn of_the_crate(items: &[Item]) -> NegentropyStorageVector {
 /// A question and its answer.
 type Exchange = (Vec<u8>, Vec<u8>);
 
-/// One session and what it has been found to cost the responder.
+/// One session and its cost for the responder.
 struct Session {
     items: usize,
     missing: usize,
@@ -108,13 +107,9 @@ struct Session {
 }
 
 impl Session {
-    /// What `ours`, which lacks `missing` of `theirs`, asks, and is answered.
+    /// Records the questions of `ours`, which lacks `missing` items of `theirs`, and the answers.
     fn record(ours: &Tree, theirs: &Tree, missing: usize, rule: Rule) -> Self {
-        let options = InitiatorOptions {
-            rule,
-            frame_limit_bytes: FRAME_LIMIT_BYTES,
-            ..InitiatorOptions::default()
-        };
+        let options = InitiatorOptions::default().rule(rule).frame_limit_bytes(FRAME_LIMIT_BYTES);
         let mut initiator = Initiator::new(ours, options).unwrap();
         let mut responder = Responder::new(theirs, FRAME_LIMIT_BYTES).unwrap();
         let mut found = Difference::new();
@@ -136,7 +131,7 @@ impl Session {
         Self { items: theirs.len(), missing, rule, exchanges, ours, of_the_crate }
     }
 
-    /// How many ranges the questions and the answers hold.
+    /// The number of ranges in the questions and the answers.
     fn ranges(&self) -> usize {
         let messages = self.exchanges.iter().flat_map(|(question, answer)| [question, answer]);
         messages.map(|message| Decoder::new(message).unwrap().count()).sum()
@@ -153,7 +148,7 @@ impl Session {
     }
 }
 
-/// The shortest time that each message of a session took.
+/// The shortest time of each message of a session.
 #[derive(Default)]
 struct Times(Vec<Duration>);
 
@@ -191,7 +186,7 @@ fn report(sessions: &[Session]) {
     for (session, small) in ten_million.iter().zip(million) {
         let (ours, base) = (session.ours.ms(), small.ours.ms());
         line(&format!("{}, 1M", session.what()), ours, base, MOST_OF_A_MILLION);
-        // More items take more splits: of what there is to do, each part.
+        // More items take more splits, so the cost of each part of the work is compared.
         let [each, small_each] = [(ours, session), (base, small)]
             .map(|(ms, session)| ms * 1e6 / session.ranges() as f64);
         println!(

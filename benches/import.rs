@@ -1,5 +1,5 @@
-//! Verified import through the command line beside bare verification of the same events on all
-//! cores, in turns.
+//! Verified import through the command line, compared with verification alone of the same events on
+//! all cores, in turns.
 
 mod support;
 

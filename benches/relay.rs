@@ -1,8 +1,8 @@
-//! The relay as its clients meet it: a process with a store of a million events, asked over a
-//! socket, each figure beside what it is measured against.
+//! The relay as clients see it: a process with a store of a million events, measured over a socket,
+//! each figure beside its baseline.
 //!
-//! `cargo bench --bench relay -- set|negotiate|query|publish`; `negotiate 10000000` is the start over
-//! so many events.
+//! `cargo bench --bench relay -- set|negotiate|query|publish`; `negotiate 10000000` measures the
+//! start with that number of events.
 
 mod support;
 
@@ -98,14 +98,14 @@ fn build_set(path: &Path) {
     report("the same beside a bare scan", rate(STORED, ours), rate(STORED, bare), "rows/s", 0.5);
 }
 
-/// The condition on which an event is in the index over times: none of a private kind is.
+/// The condition of the index over times, which excludes private kinds.
 fn public(connection: &Connection) -> String {
     let definition = "SELECT sql FROM sqlite_schema WHERE name = 'event_time'";
     let definition: String = connection.query_row(definition, [], |row| row.get(0)).unwrap();
     format!("WHERE {}", definition.split_once(" WHERE ").unwrap().1)
 }
 
-/// A relay process; it ends with its handle.
+/// A relay process; ended when dropped.
 struct Relay {
     process: Child,
     url: String,
@@ -148,7 +148,7 @@ impl Relay {
         self.status("VmRSS:")
     }
 
-    /// Of that what is no file's.
+    /// Resident memory without pages of files, in bytes.
     fn anonymous_memory(&self) -> f64 {
         self.status("RssAnon:")
     }
@@ -164,7 +164,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        // One that was stopped has gone.
+        // Fails if it was stopped before.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -179,7 +179,7 @@ impl Client {
         self.socket.send(Message::text(text)).await.unwrap();
     }
 
-    /// The next message that is none of the relay's pings.
+    /// The next message other than a ping.
     async fn next(&mut self) -> Message {
         loop {
             let message = self.socket.next().await.unwrap().unwrap();
@@ -223,7 +223,7 @@ async fn negotiate(store: &Path, stored: usize) {
     report_most(&what, start.elapsed().as_secs_f64() * 1e3, "ms", most_ms);
     drop(client);
     relay.stop();
-    // From the files of the index: after a clean stop, and after kill -9.
+    // From the index files: after a clean stop, and after kill -9.
     let most_ms = if stored > STORED { 100.0 * stored as f64 / 1e6 } else { 150.0 };
     for (stop, more_ms) in [("a clean stop", 0.0), ("a kill", 1_000.0)] {
         let start = Instant::now();
@@ -271,7 +271,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// What connections cost that say nothing.
+/// The cost of idle connections.
 async fn idle(store: &Path) {
     let relay = Relay::start(store);
     let mut client = relay.connect().await;
@@ -286,7 +286,7 @@ async fn idle(store: &Path) {
     report_most("an idle connection", grown / IDLE as f64 / 1_024.0, "KiB", 4.0);
 }
 
-/// REQ beside the same rows read with a bare prepared statement.
+/// REQ, compared with reading the same rows by a prepared statement.
 async fn query(store: &Path) {
     let relay = Relay::start(store);
     let mut client = relay.connect().await;
@@ -353,18 +353,17 @@ async fn query(store: &Path) {
     report("REQ by 500 ids", rate(ids.len(), ours), rate(ids.len(), bare), "events/s", 0.5);
 }
 
-/// A client that counts messages and reads no further: it shares two cores with the relay, and what
-/// a WebSocket library takes to read an event, about as long as the relay to send it, is not the
-/// relay's.
+/// A client that counts messages without parsing them. It shares two cores with the relay, and a
+/// WebSocket library takes about as long to read an event as the relay takes to send it.
 struct Counter {
     stream: TcpStream,
     buffer: Vec<u8>,
-    // What of the buffer has come and is not counted.
+    // The part of the buffer that is not counted yet.
     waiting: std::ops::Range<usize>,
 }
 
 impl Counter {
-    /// Takes over from a client that has read all that came.
+    /// Takes over from a client that has no unread messages.
     fn new(client: Client) -> Self {
         let MaybeTlsStream::Plain(stream) = client.socket.into_inner() else { unreachable!() };
         Self { stream, buffer: vec![0; 256 << 10], waiting: 0..0 }
@@ -377,7 +376,7 @@ impl Counter {
         self.stream.write_all(&[&head, text.as_bytes()].concat()).await.unwrap();
     }
 
-    /// How many messages come before the next EOSE.
+    /// The number of messages before the next EOSE.
     async fn events_until_eose(&mut self) -> usize {
         let mut events = 0;
         loop {
@@ -417,7 +416,7 @@ fn frame_length(bytes: &[u8]) -> Option<(usize, usize)> {
     }
 }
 
-/// EVENT with 500 in flight on one connection, every commit on the disk before its OK.
+/// EVENT with 500 in flight on one connection; every commit is flushed before its OK.
 async fn publish(dir: &Path, million: &Path) {
     let lines = signed_events(3 * PUBLISHED, 11);
     let events = parse(&lines[..PUBLISHED]);

@@ -1,7 +1,7 @@
-//! Round trips and bytes of whole sessions at a million items: our initiator
-//! under 60,000-byte frames against the crate's responder at 500,000, and
-//! against ours with messages of 4 MiB. Bytes are negentropy messages both ways
-//! before hex. Exits non-zero when a figure is missed or a set is not exact.
+//! Round trips and bytes of complete sessions over a million items: our initiator with 60,000-byte
+//! frames against the crate's responder with 500,000, and against ours with messages of 4 MiB.
+//! Bytes are negentropy messages in both directions before hex encoding. Exits non-zero if a figure
+//! is missed or a result is not exact.
 //!
 //! `cargo bench --bench round_trips [-- <seed>]`
 
@@ -18,7 +18,7 @@ use std::time::Instant;
 
 const ITEMS: usize = 1_000_000;
 
-/// How the times of a set are spread.
+/// The distribution of the times in a set.
 #[derive(Clone, Copy, Debug)]
 enum Times {
     /// Over three years.
@@ -33,7 +33,8 @@ struct Case {
     extra: usize,
     newest: bool,
     sync_mark: bool,
-    /// Our responder with messages of 4 MiB, rather than the crate's at 500,000.
+    /// Whether our responder answers, with messages of 4 MiB, instead of the crate's with 500,000
+    /// bytes.
     wide: bool,
     most_round_trips: usize,
     most_bytes: usize,
@@ -74,7 +75,7 @@ fn items(rng: &mut StdRng, count: usize, times: Times) -> Vec<Item> {
     items
 }
 
-/// A 4 MiB message holds half as many bytes before hex, less the JSON.
+/// A 4 MiB message holds half as many bytes before hex encoding, minus the JSON.
 const WIDE_BYTES: usize = (4 << 20) / 2 - 1024;
 
 fn run(case: &Case, full: &[Item], rng: &mut StdRng, times: Times) -> bool {
@@ -87,12 +88,10 @@ fn run(case: &Case, full: &[Item], rng: &mut StdRng, times: Times) -> bool {
     let kept = full.iter().enumerate().filter(|(index, _)| !missing.contains(index));
     let ours: SortedItems = kept.map(|(_, item)| *item).chain(extra.iter().copied()).collect();
     let sync_mark = full[full.len() - case.missing.max(1)].created_at;
-    let options = InitiatorOptions {
-        frame_limit_bytes: if case.wide { WIDE_BYTES } else { 60_000 },
-        reply_limit_bytes: case.wide.then_some(WIDE_BYTES),
-        sync_mark: case.sync_mark.then_some(sync_mark),
-        ..InitiatorOptions::default()
-    };
+    let options = InitiatorOptions::default()
+        .frame_limit_bytes(if case.wide { WIDE_BYTES } else { 60_000 })
+        .reply_limit_bytes(case.wide.then_some(WIDE_BYTES))
+        .sync_mark(case.sync_mark.then_some(sync_mark));
     let mut initiator = Initiator::new(&ours, options).unwrap();
 
     let mut theirs = NegentropyStorageVector::with_capacity(if case.wide { 0 } else { ITEMS });

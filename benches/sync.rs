@@ -1,8 +1,8 @@
-//! Two figures of the asking side. A catch-up over a slow link: the newest 1,000 of a million
-//! events, beside nostr-sdk's `sync` of the same set from the same relay. A download of 100,000
-//! events from one negsync to another, beside bare verification of the same events.
+//! Two figures of the client side. A catch-up over a slow link: the newest 1,000 of a million
+//! events, compared with nostr-sdk's `sync` of the same set from the same relay. A download of
+//! 100,000 events from one negsync to another, compared with verification alone of the same events.
 //!
-//! `cargo bench --bench sync -- catch-up 100000` measures one of them, and with another size.
+//! `cargo bench --bench sync -- catch-up 100000` measures one of them, with another size.
 
 #[path = "../tests/support/proxy.rs"]
 mod proxy;
@@ -50,7 +50,7 @@ fn main() {
 }
 
 fn options() -> StoreOptions {
-    StoreOptions { synchronous: Synchronous::Full, ..StoreOptions::default() }
+    StoreOptions::default().synchronous(Synchronous::Full)
 }
 
 fn open(path: &Path) -> Index {
@@ -122,7 +122,7 @@ async fn catch_up(size: usize) {
     let url = format!("ws://{through}");
     let local = Local::new(open(&ours)).unwrap();
     synced(&local, &url).await;
-    // The million are in seconds START to START + size; these are newer.
+    // The million have times from START to START + size; these are newer.
     fill(relay.index(), newest(size).into_iter());
     assert_eq!(size_of(relay.index()), size);
 
@@ -149,7 +149,7 @@ async fn catch_up(size: usize) {
     relay.stop().await;
 }
 
-/// The newest events, really signed, all after the `size` older ones.
+/// The newest events, signed, all after the `size` older ones.
 fn newest(size: usize) -> Vec<String> {
     let keys = Keys::generate();
     (0..NEWEST)
@@ -168,7 +168,7 @@ fn item(line: &str) -> (EventId, Timestamp) {
     (event.id, event.created_at)
 }
 
-/// The time that nostr-sdk takes from connecting to having everything.
+/// The time of nostr-sdk from connecting until it has all events.
 async fn with_nostr_sdk(database: Arc<Baseline>, url: &str) -> Duration {
     let client = Client::builder().database(Arc::clone(&database)).build();
     client.add_relay(url).await.unwrap();
@@ -183,7 +183,7 @@ async fn with_nostr_sdk(database: Arc<Baseline>, url: &str) -> Duration {
     took
 }
 
-/// The quickest database that nostr-sdk could have: everything it asks for lies ready in memory.
+/// The fastest possible database for nostr-sdk: every answer is ready in memory.
 #[derive(Debug)]
 struct Baseline {
     items: Vec<(EventId, Timestamp)>,

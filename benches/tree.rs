@@ -1,8 +1,8 @@
-//! The tree at one million items, beside a sorted vector and a BTreeSet in the
-//! same run. `cargo bench --bench tree [-- <items>]`.
+//! The tree with one million items, compared with a sorted vector and a BTreeSet in the same run.
+//! `cargo bench --bench tree [-- <items>]`.
 //!
-//! Memory is resident memory, read from the kernel (Linux) by a fresh process
-//! for each way of building, so that no figure hides in what another freed.
+//! Memory is resident memory, read from the kernel (Linux) in a fresh process for each
+//! construction, so that memory freed by another one does not count.
 
 use negsync::index::{Slice, Tree};
 use negsync::item::Item;
@@ -51,7 +51,7 @@ fn shuffled(items: &[Item]) -> Vec<Item> {
     items
 }
 
-/// The best of some runs, what each run needs being prepared outside the clock.
+/// The best of several runs; `prepare` is outside the measured time.
 fn best<I, O>(mut prepare: impl FnMut() -> I, mut run: impl FnMut(I) -> O) -> Duration {
     let time = |_| {
         let input = prepare();
@@ -71,7 +71,7 @@ fn line(what: &str, ours: Duration, baseline: &str, theirs: Duration) {
 
 fn build(sorted: &[Item]) {
     let random = shuffled(sorted);
-    // Eight sorted scans one after the other, as a filter with eight kinds gives them.
+    // Eight sorted scans one after the other, as for a filter with eight kinds.
     let mut rng = StdRng::seed_from_u64(SEED);
     let mut runs = vec![Vec::new(); 8];
     for item in sorted {
@@ -227,7 +227,7 @@ fn memory(count: usize) {
         .for_each(|way| measure(way));
 }
 
-/// Builds in this process and reads what became resident meanwhile.
+/// Builds in this process, and returns the increase of resident memory.
 fn memory_bytes(way: &str, count: usize) -> String {
     let mut tree = Tree::new();
     let mut set = BTreeSet::new();
@@ -257,7 +257,7 @@ fn memory_bytes(way: &str, count: usize) -> String {
         }
     }
     if way == "churn" {
-        // As many removes and inserts again as there are items, each under a snapshot.
+        // As many removals and insertions as there are items, with a snapshot before each batch.
         for _ in 0..count / 64 {
             let _held = tree.clone();
             let gone: Vec<Item> =

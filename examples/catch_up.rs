@@ -1,4 +1,4 @@
-//! A client that was away brings its own store up to date, and shows how far it is.
+//! A client that was away updates its own store, and shows the progress.
 //!
 //! `cargo run --example catch_up -- wss://relay.example.com '{"kinds":[1],"limit":500}'`; without
 //! arguments it starts a relay of its own to catch up with.
@@ -30,7 +30,7 @@ pub async fn main() -> Result<(), Box<dyn Error>> {
     let store = folder.path().join("client.sqlite");
     let index = Index::open(&store, StoreOptions::default(), 0)?;
     let local = Local::new(index)?;
-    let options = Options { filter, direction: Direction::Down, ..Options::default() };
+    let options = Options::default().filter(filter).direction(Direction::Down);
     let report = sync(&local, &url, &options, |progress| match progress {
         Progress::Moved(counts) => println!("{} of {}", counts.downloaded, counts.to_download),
         Progress::Note(text) => println!("{text}"),

@@ -1,5 +1,5 @@
-//! The relay's WebSocket without the relay: says back what it is told. `scripts/autobahn` puts the
-//! Autobahn cases to it.
+//! The relay's WebSocket without the relay: returns every message. `scripts/autobahn` runs the
+//! Autobahn cases against it.
 //!
 //! `echo [ADDR:PORT]` prints where it listens, and ends with its standard input.
 
@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use websocket::{Longest, UpgradeRefusal};
 
-/// The longest of the cases' messages, and the most that the relay can be told to take at once.
+/// Maximum length of the cases' messages, and the relay's highest configurable limit.
 const MESSAGE_BYTES: usize = 64 << 20;
 
 #[tokio::main]
@@ -82,7 +82,7 @@ fn refuse(status: StatusCode) -> Response<Empty<Bytes>> {
 }
 
 async fn echo(socket: WebSocketStream<TokioIo<Upgraded>>) {
-    // As the relay has them: one half is read, the other gathers and is flushed when all is in.
+    // As in the relay: one half is read, the other collects data and is flushed at the end.
     let (mut sink, mut stream) = socket.split();
     while let Some(next) = stream.next().await {
         let done = match next {

@@ -1,5 +1,5 @@
-//! A relay that somebody has written long ago gains NIP-77: the lines that do it are marked. Its
-//! events may be in whatever it likes; a session needs their times and ids.
+//! Adds NIP-77 to an existing relay: the lines that do it are marked. The relay's events may be
+//! stored in any way; a session needs only their times and ids.
 
 use futures_util::{SinkExt, StreamExt};
 use negsync::item::Item;
@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 const EVENTS: &str = include_str!("three-events.jsonl");
 
-/// The loop that was there.
+/// The existing loop.
 async fn serve(
     stream: TcpStream,
     events: Arc<Vec<Value>>,
@@ -91,13 +91,13 @@ pub async fn main() -> Result<(), Box<dyn Error>> {
     });
     println!("{url} reconciles");
 
-    // A client that holds nothing reconciles with it and then reads what it lacks.
+    // A client without events reconciles with it and then requests the missing events.
     use negsync::index::Index;
     use negsync::sync::{Direction, Local, Options, sync};
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("client.sqlite");
     let index = Index::open(&path, Default::default(), 0)?;
-    let options = Options { direction: Direction::Down, ..Options::default() };
+    let options = Options::default().direction(Direction::Down);
     let report = sync(&Local::new(index)?, &url, &options, |_| {}).await?;
     println!("found {} in {} round trips", report.need, report.round_trips);
     assert!(report.equal && report.stored == 3);

@@ -1,6 +1,6 @@
-//! Feeds the fuzz targets mutations of their corpora: `mutate N SEED` is N negentropy payloads, N
-//! messages of clients, and a tenth as many filters and files to import. Prints how many made a
-//! target panic and by how much resident memory grew, and fails for one panic or 10 MB.
+//! Feeds the fuzz targets mutations of their corpora: `mutate N SEED` runs N negentropy payloads, N
+//! client messages, and a tenth as many filters and import files. Prints the number of panics and
+//! the growth of resident memory; fails on any panic or on 10 MB.
 
 #[path = "../fuzz/mutation.rs"]
 mod mutation;
@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use targets::{TARGETS, Target};
 
-/// By so much resident memory may grow.
+/// Maximum growth of resident memory.
 const GROWTH_BYTES: u64 = 10_000_000;
-/// After so many panics there is enough to look at.
+/// Panics after which the run ends.
 const MOST_PANICS: u64 = 10;
-/// How many inputs a target gets before another has its turn.
+/// Inputs of a target before the next one has its turn.
 const TURN_INPUTS: u64 = 10_000;
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
@@ -42,7 +42,7 @@ fn main() -> Result<()> {
         ("filters", &["filters"], inputs / 10),
         ("files to import", &["import"], inputs / 10),
     ];
-    // What every target keeps for good is there after its first turn.
+    // Permanent allocations of each target are made in its first turn.
     run_class(&TARGETS.map(|target| target.name), TURN_INPUTS * TARGETS.len() as u64, seed);
     let first_bytes = resident_bytes()?;
     let most_bytes = AtomicU64::new(first_bytes);
@@ -76,7 +76,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Gives targets their turns until they have had so many inputs together.
+/// Runs targets in turns until they have had this many inputs together.
 fn run_class(names: &[&str], inputs: u64, seed: u64) {
     let mut targets: Vec<(Target, Mutator)> = TARGETS
         .into_iter()

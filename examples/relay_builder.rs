@@ -1,4 +1,4 @@
-//! rust-nostr's relay, in memory, on the port that is the first argument: a peer to try syncs with.
+//! rust-nostr's relay, in memory, on the port in the first argument: a peer for trying syncs.
 
 use nostr_relay_builder::prelude::{LocalRelay, RateLimit, RelayBuilder};
 

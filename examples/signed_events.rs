@@ -1,12 +1,13 @@
-//! Prints signed events as JSON Lines, to try a relay with: `cargo run --example signed_events -- 1000`.
+//! Prints signed events as JSON Lines, for trying a relay: `cargo run --example signed_events --
+//! 1000`.
 
 use nostr::{EventBuilder, JsonUtil, Keys, Kind, SecretKey, Timestamp};
 use std::error::Error;
 use std::io::Write;
 
-/// The second of the first event; each is a second newer than the one before.
+/// The time of the first event; each further one is a second newer.
 const START: u64 = 1_700_000_000;
-/// How many keys take turns.
+/// Number of authors, used in turn.
 const AUTHORS: u8 = 100;
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,4 +1,4 @@
-//! The fuzz targets without a fuzzer: every committed input, and some mutations of them.
+//! The fuzz targets without a fuzzer: all committed inputs, and some mutations of them.
 
 #[path = "../fuzz/mutation.rs"]
 mod mutation;
@@ -9,9 +9,9 @@ use mutation::{Mutator, corpus};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use targets::TARGETS;
 
-/// How many mutated inputs each target gets; `scripts/mutate` runs millions.
+/// Number of mutated inputs for each target; `scripts/mutate` runs millions.
 const MUTATED_INPUTS: usize = 1_500;
-/// The corpora are committed.
+/// Maximum length of an input, because the corpora are committed.
 const INPUT_BYTES: usize = 8 << 10;
 
 #[test]

@@ -1,5 +1,5 @@
-//! What a connection costs that says nothing, in bytes that the allocator has handed out. A binary of
-//! its own, since an allocator is a process's.
+//! The memory of an idle connection, in bytes allocated. A binary of its own, because the allocator
+//! is global to a process.
 
 use negsync::config::Config;
 use negsync::relay::Relay;
@@ -11,13 +11,12 @@ use std::time::{Duration, Instant};
 use tikv_jemallocator::{Jemalloc, usable_size};
 
 const CONNECTIONS: usize = 5_000;
-/// The most that one may take.
+/// Maximum memory of a connection.
 const CONNECTION_BYTES: usize = 4 << 10;
-/// What this process needs descriptors for beside both ends of each connection.
+/// Descriptors that this process needs in addition to both ends of each connection.
 const OTHER_DESCRIPTORS: usize = 200;
 
-/// The relay's own allocator, with the bytes that it has handed out, each piece as long as its size
-/// class.
+/// The relay's allocator, with a count of the allocated bytes by size class.
 struct Counting;
 
 static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
@@ -46,7 +45,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// A client that has become a WebSocket and got its challenge. It keeps nothing on the heap.
+/// A client after the WebSocket upgrade and the challenge. It keeps nothing on the heap.
 fn connect(to: SocketAddr) -> TcpStream {
     let mut client = TcpStream::connect(to).unwrap();
     let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -65,7 +64,7 @@ fn connect(to: SocketAddr) -> TcpStream {
     client
 }
 
-/// How many connections this process may have both ends of, up to the number that is wanted.
+/// The number of connections of which this process can have both ends, up to the wanted number.
 fn connections() -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: both take a limit that lives as long as the call.
@@ -91,12 +90,12 @@ fn an_idle_connection_takes_4_kib() {
     let relay = runtime.block_on(Relay::start(config)).unwrap();
     let count = connections();
     let mut clients = Vec::with_capacity(count);
-    // What the first ones bring about is not theirs: threads and tables.
+    // Threads and tables that the first connections create do not count.
     let first = count / 50;
     clients.extend((0..first).map(|_| connect(relay.address())));
     let before = ALLOCATED.load(Ordering::Relaxed);
     clients.extend((first..count).map(|_| connect(relay.address())));
-    // What led to a connection is given back soon after.
+    // Memory used during the start of a connection is freed shortly after.
     let patience = Instant::now() + Duration::from_secs(60);
     let mut each = usize::MAX;
     while each > CONNECTION_BYTES && Instant::now() < patience {

@@ -1,6 +1,6 @@
-//! Every test through a door that a user has, one module a door.
+//! Tests through the interfaces of users, one module for each.
 
-// A helper that no test uses.
+// Unused test support is an error.
 #![deny(dead_code, unused_imports)]
 
 mod attach;

@@ -1,4 +1,4 @@
-//! The store behind nostr-sdk: what it saves is there, and what it reconciles is never cut.
+//! The store behind nostr-sdk: saved events are stored, and reconciled sets are never truncated.
 
 use negsync::config::Config;
 use negsync::index::Index;

@@ -24,7 +24,7 @@ impl Client {
         self.socket.send(Message::text(text)).await.unwrap();
     }
 
-    /// The next message that is of one of these kinds.
+    /// The next message of one of these kinds.
     pub async fn next_of(&mut self, kinds: &[&str]) -> String {
         loop {
             let message = self.socket.next().await.expect("the relay closed").unwrap();
@@ -39,7 +39,7 @@ impl Client {
         }
     }
 
-    /// The events that answer a REQ, as they came.
+    /// The events returned for a REQ, in order of arrival.
     pub async fn req(&mut self, filter: &str) -> Vec<String> {
         self.send(format!(r#"["REQ","q",{filter}]"#)).await;
         let mut events = Vec::new();

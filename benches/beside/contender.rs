@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What is run.
+/// The program to run.
 pub enum Program {
     Negsync,
     /// The binary of strfry.
@@ -22,7 +22,7 @@ impl Program {
     }
 }
 
-/// A relay that runs; it ends with this.
+/// A running relay; ended when dropped.
 pub struct Contender {
     program: Program,
     folder: PathBuf,
@@ -31,7 +31,7 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// One that has stored the lines of a file, and runs.
+    /// A running relay that has stored the lines of a file.
     pub fn filled(program: Program, folder: &Path, lines: &Path) -> Self {
         std::fs::create_dir_all(folder).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -64,7 +64,7 @@ impl Contender {
         format!("--config={}", self.folder.join("strfry.conf").display())
     }
 
-    /// Nothing is refused, by either.
+    /// Configures both so that they refuse nothing.
     fn configure(&self) {
         let (name, text) = match &self.program {
             Program::Negsync => (
@@ -109,7 +109,7 @@ impl Contender {
         self.process = Some(relay.spawn().unwrap());
     }
 
-    /// Stops it as an operator does, and starts it again. Returns when that began.
+    /// Stops it as an operator does, and starts it again. Returns the time of the start.
     pub fn restart(&mut self) -> Instant {
         let mut process = self.process.take().unwrap();
         let pid = process.id().to_string();
@@ -120,7 +120,7 @@ impl Contender {
         began
     }
 
-    /// A connection; waits for a relay that is only starting.
+    /// A connection; waits for a relay that is still starting.
     pub async fn connect(&self) -> Client {
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
         let began = Instant::now();
@@ -142,7 +142,7 @@ impl Contender {
         Duration::from_millis(ticks * 10)
     }
 
-    /// Its resident memory but for pages of files, in bytes.
+    /// Its resident memory without pages of files, in bytes.
     pub fn anonymous_bytes(&self) -> f64 {
         let status = self.proc("status");
         let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();

@@ -1,9 +1,10 @@
-//! negsync beside strfry, work by work, in one interleaved run: `scripts/beside-strfry STRFRY`.
+//! Compares negsync with strfry, workload by workload, in one interleaved run:
+//! `scripts/beside-strfry STRFRY`.
 //!
-//! Both hold the same made-up events. Each work is done by one and then by the other, round after
-//! round; the median counts. Answers are held against what the events say: a relay that is fast and
-//! wrong ends the run. `--second-negsync` puts a second negsync in strfry's place, to test this
-//! program itself.
+//! Both relays have the same generated events. Each workload runs on one and then on the other,
+//! round after round; the median counts. Answers are checked against the events: a relay that is
+//! fast and wrong ends the run. `--second-negsync` uses a second negsync instead of strfry, to test
+//! this program itself.
 
 mod client;
 mod contender;
@@ -20,7 +21,7 @@ use world::World;
 /// One row of the table.
 struct Row {
     what: String,
-    // Of the other and of negsync, one a round.
+    // Of the other relay and of negsync, one for each round.
     measured: [Vec<Measured>; 2],
 }
 

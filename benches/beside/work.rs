@@ -1,4 +1,4 @@
-//! The works that are measured, one after the other.
+//! The workloads, one after the other.
 
 use super::client::{Client, id_of};
 use super::contender::Contender;
@@ -12,18 +12,18 @@ use std::time::{Duration, Instant};
 
 const CONNECTIONS: usize = 8;
 const REQUESTS: usize = 1_000;
-/// So many answers of each run are held against the events.
+/// Answers of each run that are checked against the events.
 const CHECKED: usize = 5;
 const SUBSCRIBERS: usize = 200;
 const LIVE_EVENTS: usize = 500;
 const LIVE_INTERVAL: Duration = Duration::from_millis(10);
 const IDLE: usize = 1_000;
 
-/// What one run of a work has come to.
+/// The result of one run of a workload.
 pub struct Measured {
     pub figure: f64,
     pub unit: &'static str,
-    /// Of the relay's process.
+    /// CPU time of the relay's process.
     pub cpu: Duration,
 }
 
@@ -38,7 +38,7 @@ pub enum Work {
     IdleConnection,
 }
 
-/// In the order in which they are done.
+/// The workloads, in order.
 pub fn all(world: &World) -> Vec<Work> {
     assert!(!world.events.is_empty());
     use Work::{HomeFeed, IdleConnection, IdleMemory, Live, Profiles, Start, Thread};
@@ -75,7 +75,7 @@ impl Work {
     }
 }
 
-/// Requests of a hundred authors a second, on eight connections.
+/// Queries of a hundred authors each, per second, on eight connections.
 async fn queries(contender: &Contender, world: &World, round: u64, is_feed: bool) -> f64 {
     let mut rng = StdRng::seed_from_u64(round);
     let asked: Vec<Vec<u64>> = (0..REQUESTS).map(|_| World::some_authors(&mut rng, 100)).collect();
@@ -133,7 +133,7 @@ async fn thread(contender: &Contender, world: &World, round: u64) -> f64 {
     median_ms(times)
 }
 
-/// The time from sending an event to each subscriber's having it.
+/// The time from sending an event until each subscriber has it.
 async fn live(contender: &Contender, round: u64) -> f64 {
     let events = signed_events(LIVE_EVENTS, 1_000 + round);
     let mut subscribers = Vec::new();
@@ -171,7 +171,7 @@ async fn live(contender: &Contender, round: u64) -> f64 {
     median_ms(tasks.join_all().await.concat())
 }
 
-/// From the start of the process to an answer that is exact.
+/// From the start of the process to an exact answer.
 async fn start(contender: &mut Contender, world: &World) -> Measured {
     let tree = world.tree();
     let empty = negsync::index::Tree::new();
@@ -179,7 +179,7 @@ async fn start(contender: &mut Contender, world: &World) -> Measured {
     let question = Initiator::new(&empty, options).unwrap().open();
     let began = contender.restart();
     let mut client = contender.connect().await;
-    // What was published meanwhile is not of the world.
+    // Events published meanwhile are not part of the world.
     let last = world.events.last().unwrap().item.created_at;
     client.send(format!(r#"["NEG-OPEN","n",{{"until":{last}}},"{}"]"#, hex(&question))).await;
     let answer = client.next_of(&["NEG-"]).await;
@@ -189,10 +189,10 @@ async fn start(contender: &mut Contender, world: &World) -> Measured {
     Measured { figure, unit: "ms", cpu: contender.cpu() }
 }
 
-/// A session with one who has the same set finds nothing.
+/// A session with an equal set must find no differences.
 async fn exact(client: &mut Client, tree: &negsync::index::Tree) {
     use negsync::reconcile::{Difference, InitiatorStep};
-    let options = InitiatorOptions { frame_limit_bytes: 60_000, ..InitiatorOptions::default() };
+    let options = InitiatorOptions::default().frame_limit_bytes(60_000);
     let mut initiator = Initiator::new(tree, options).unwrap();
     assert!(Responder::new(tree, 60_000).is_ok());
     let mut found = Difference::new();
@@ -211,7 +211,7 @@ async fn exact(client: &mut Client, tree: &negsync::index::Tree) {
             InitiatorStep::Done => break,
         }
     }
-    // Live events of earlier rounds are all that it may have besides.
+    // It may only have live events of earlier rounds in addition.
     assert!(found.have.is_empty(), "{} events are missing", found.have.len());
 }
 
@@ -221,7 +221,7 @@ async fn idle_connection(contender: &Contender) -> f64 {
     for _ in 0..IDLE {
         clients.push(contender.connect().await);
     }
-    // Each has been taken on once it has answered.
+    // A connection counts once the relay has answered.
     for client in &mut clients {
         client.req(r#"{"kinds":[65000],"limit":1}"#).await;
     }

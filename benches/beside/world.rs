@@ -1,4 +1,4 @@
-//! The events that both relays hold, and what they have to answer.
+//! The events of both relays, and the expected answers.
 
 use negsync::index::Tree;
 use negsync::item::Item;
@@ -11,10 +11,10 @@ use std::path::Path;
 
 const AUTHORS: u64 = 2_000;
 const START: u64 = 1_700_000_000;
-/// How many replies a thread has, about.
+/// Average number of replies in a thread.
 const REPLIES: usize = 20;
 
-/// One event, as far as answers depend on it.
+/// The fields of an event that answers depend on.
 pub struct Made {
     pub item: Item,
     pub author: u64,
@@ -27,7 +27,7 @@ pub struct World {
 }
 
 impl World {
-    /// So many events: a profile for each author, and then notes, reposts and reactions.
+    /// `count` events: a profile for each author, then notes, reposts and reactions.
     pub fn new(count: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(5);
         let threads = (count / REPLIES).max(1) as u64;
@@ -72,7 +72,7 @@ impl World {
         Tree::from_unsorted(self.events.iter().map(|made| made.item).collect())
     }
 
-    /// The ids of the newest so many events of which `is_of` says yes.
+    /// The ids of the newest `most` events that `is_of` selects.
     pub fn newest(&self, most: usize, is_of: impl Fn(&Made) -> bool) -> HashSet<String> {
         let mut items: Vec<Item> =
             self.events.iter().filter(|made| is_of(made)).map(|made| made.item).collect();
@@ -80,7 +80,7 @@ impl World {
         items.iter().take(most).map(|item| hex(&item.id)).collect()
     }
 
-    /// Some authors, each once.
+    /// Some authors, without duplicates.
     pub fn some_authors(rng: &mut StdRng, count: usize) -> Vec<u64> {
         let mut authors = HashSet::new();
         while authors.len() < count {
@@ -89,7 +89,7 @@ impl World {
         authors.into_iter().collect()
     }
 
-    /// A thread that has replies.
+    /// A thread with replies.
     pub fn some_thread(&self, rng: &mut StdRng) -> u64 {
         self.events[rng.random_range(0..self.events.len())].thread
     }

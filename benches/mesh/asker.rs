@@ -1,5 +1,5 @@
-//! A configured peer, live: negsync's sync machine over a relay's set. It does the machine's work as the driver's
-//! worker does over a store.
+//! A configured live peer: negsync's sync machine over a relay's set. Performs the machine's work
+//! as the driver's worker does over a store.
 
 use crate::event;
 use crate::relay::Relay;
@@ -24,7 +24,7 @@ pub struct Asker {
     refused: HashMap<[u8; 32], String>,
     mark: SyncMark,
     traits: PeerTraits,
-    /// The deadline for which a timer is planned.
+    /// The deadline of the scheduled timer.
     pub timer: Option<Duration>,
 }
 
@@ -52,7 +52,7 @@ impl Asker {
         }
     }
 
-    /// Does the machine's work. New events are stored and added to `new`.
+    /// Performs the machine's work. New events are stored and added to `new`.
     pub fn perform(
         &mut self,
         work: Work,
@@ -132,15 +132,13 @@ impl Asker {
         let count = set.len();
         let newest = count.checked_sub(1).and_then(|last| set.item(last));
         let newest = newest.map_or(0, |item| item.created_at);
-        let options = InitiatorOptions {
-            rule: opening.rule,
-            frame_limit_bytes: opening.frame_limit_bytes,
-            opening_limit_bytes: opening.opening_limit_bytes,
-            sync_mark: opening.equal_up_to,
-            since: opening.window.since,
-            bounds_seed: opening.bounds_seed,
-            ..InitiatorOptions::default()
-        };
+        let options = InitiatorOptions::default()
+            .rule(opening.rule)
+            .frame_limit_bytes(opening.frame_limit_bytes)
+            .opening_limit_bytes(opening.opening_limit_bytes)
+            .sync_mark(opening.equal_up_to)
+            .since(opening.window.since)
+            .bounds_seed(opening.bounds_seed);
         let mut initiator = Initiator::new(set, options).expect("limits within the protocol's");
         let message = initiator.open();
         self.sessions.insert(opening.session, initiator);

@@ -1,11 +1,11 @@
-//! Events as values: an id and a time, which the rest of the JSON follows from.
+//! Events as values: an id and a time, from which the JSON is generated.
 
 use negsync::item::Item;
 
-/// What an event takes as JSON, in bytes: a short note.
+/// Length of an event as JSON, in bytes: a short note.
 const EVENT_BYTES: usize = 700;
 
-/// The event of an item, with no more than a relay and the sync machine look at.
+/// The event of an item, with only the fields that a relay and the sync machine read.
 pub fn json(item: &Item) -> String {
     let id = faster_hex::hex_string(&item.id);
     let (pubkey, sig) = ("0a".repeat(32), "0".repeat(128));
@@ -25,7 +25,7 @@ pub fn item(json: &str) -> Item {
     Item::new(second.parse().expect("digits"), id(&after(r#""id":""#)[..64]))
 }
 
-/// An id as it stands in a message.
+/// The id with this hex.
 pub fn id(hex: &str) -> [u8; 32] {
     let mut id = [0; 32];
     faster_hex::hex_decode(hex.as_bytes(), &mut id).expect("64 hexadecimal digits");

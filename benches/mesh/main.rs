@@ -1,7 +1,8 @@
-//! A simulator: hundreds of relays as values, each with the real index and negsync's sync machine for
-//! each of its peers, that pass events on over links with latency, loss and cuts. It prints how long after the last write the
-//! relays are equal, what that cost, and what a tenth of hostile relays changes. Time is simulated;
-//! one seed gives the same figures everywhere.
+//! A simulator with hundreds of relays as values. Each has the real index, and negsync's sync
+//! machine for each of its peers. They pass events on over links with latency, loss and
+//! interruptions. It prints the time from the last write until the relays are equal, the cost, and
+//! the effect of a tenth of hostile relays. Time is simulated; the same seed gives the same figures
+//! everywhere.
 //!
 //! `cargo bench --bench mesh -- [--short] [--relays N] [--seed N]`
 
@@ -17,7 +18,7 @@ use topology::Topology;
 
 /// Relays of each run.
 const RELAYS: [usize; 4] = [10, 100, 300, 1_000];
-/// Of the relays, one in so many is hostile in the second run.
+/// One relay in this many is hostile in the second run.
 const HOSTILE_ONE_IN: usize = 10;
 
 fn main() {
@@ -80,8 +81,8 @@ fn main() {
     );
 }
 
-/// Relays that honest ones connect end equal: anything else is a fault of the sync. Where no honest
-/// relay has an honest peer, none can get what it lacks.
+/// Relays connected by honest ones must end equal; anything else is a fault of the sync. An honest
+/// relay without honest peers cannot get the events it lacks.
 fn assert_sound(topology: Topology, relays: usize, outcome: &Outcome) {
     if outcome.connected == 1 {
         return;

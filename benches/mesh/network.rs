@@ -1,4 +1,4 @@
-//! Relays, links, and the events of simulated time.
+//! Relays, links, and events in simulated time.
 
 use crate::asker::{Asker, loaded};
 use crate::event;
@@ -15,46 +15,46 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::time::Duration;
 
-/// Events that clients publish, and how many of them a second in the whole network.
+/// Events that clients publish, and their rate per second in the whole network.
 pub const EVENTS: usize = 300;
 pub const EVENTS_PER_S: u64 = 10;
-/// Events that all relays have from the beginning.
+/// Events that all relays have at the beginning.
 const SHARED_EVENTS: usize = 5_000;
-/// Events of the shared ones that each relay lacks from the beginning.
+/// Shared events that each relay lacks at the beginning.
 const MISSING_EVENTS: usize = 20;
 
-/// One way, in microseconds.
+/// Latency in one direction, in microseconds.
 const LATENCY_US: std::ops::Range<u64> = 5_000..120_000;
-/// Bytes a second each way.
+/// Bytes per second in each direction.
 const BYTES_PER_S: u64 = 2_500_000;
-/// The odds that a message is lost and sent again, and how long TCP waits first.
+/// Probability that a message is lost and sent again, and TCP's delay before that.
 const LOSS: f64 = 0.01;
 const RETRANSMISSION_US: u64 = 250_000;
-/// How long a link lasts on average, and how long it is down.
+/// Average time that a link is up, and time that it is down.
 const UP_US: u64 = 60_000_000;
 const DOWN_US: std::ops::Range<u64> = 1_000_000..8_000_000;
-/// How long a relay takes to verify and flush.
+/// Time for a relay to verify and flush an event.
 const STORE_US: u64 = 4_000;
-/// How long after the last write a network may take.
+/// Maximum time for a network after the last write.
 const HORIZON_US: u64 = 1_800_000_000;
 
-/// How long other work of a sync takes: opening a set, reading an answer.
+/// Time for other work of a sync: opening a set, reading an answer.
 const WORK_US: u64 = 300;
-/// When a batch of events is closed after which no other message has come.
+/// Time without another message after which a batch of events is closed.
 const QUIET_US: u64 = 50;
-/// When the network begins, in seconds since the Unix epoch.
+/// The start of the network, in seconds since the Unix epoch.
 const START_S: u64 = 1_800_000_000;
-/// When the events were made that all relays have from the beginning.
+/// The `created_at` of the shared events.
 const SHARED_S: u64 = 1_700_000_000;
 
-/// Something that happens.
+/// An event of the simulation.
 enum Happening {
-    /// A line comes back, or breaks.
+    /// A link comes up or breaks.
     Line {
         link: usize,
         is_up: bool,
     },
-    /// The relay that asks has a connection, or learns that it gets none.
+    /// The asking relay has a connection, or its attempt failed.
     Dialed {
         link: usize,
         attempt: u32,
@@ -74,11 +74,11 @@ enum Happening {
         link: usize,
         at: Duration,
     },
-    /// No further message came.
+    /// No further message has arrived.
     Quiet {
         link: usize,
     },
-    /// A relay has verified and flushed an event that it was sent.
+    /// A relay has verified and flushed an event.
     Flushed {
         link: usize,
         connection: u32,
@@ -90,7 +90,7 @@ enum Happening {
     },
 }
 
-/// What travels over a link.
+/// A message on a link.
 enum Message {
     Text(String),
     Ping,
@@ -101,29 +101,29 @@ struct Link {
     asking: usize,
     asked: usize,
     latency_us: u64,
-    /// The asking relay's sync; none if it is hostile: it asks nothing.
+    /// The asking relay's sync; `None` if it is hostile and asks nothing.
     asker: Option<Asker>,
-    /// The connection as the asked relay sees it.
+    /// The connection on the side of the asked relay.
     served: Served,
-    /// Counts connections; what is under way of an earlier one is lost.
+    /// Counts connections; messages of an earlier one are lost.
     connection: u32,
     /// Counts attempts to connect.
     attempt: u32,
     is_up: bool,
     is_dialing: bool,
     is_connected: bool,
-    /// When the last message under way arrives: to the relay that asks, to the other.
+    /// The arrival of the last message in transit: to the asking relay, to the other.
     busy_until: [u64; 2],
 }
 
-/// What came of a network.
+/// The result of a network.
 pub struct Outcome {
     pub honest: usize,
-    /// Honest relays that honest relays connect: the largest group of them.
+    /// The size of the largest group of honest relays that links between honest relays connect.
     pub connected: usize,
-    /// Those of them that hold all.
+    /// The number of these that have all events.
     pub equal: usize,
-    /// From the last write, until half of them do, and all.
+    /// The time from the last write until half of them do, and until all do.
     pub half_s: Option<f64>,
     pub all_s: Option<f64>,
     bytes: u64,
@@ -146,7 +146,7 @@ pub struct Network {
     now: u64,
     relays: Vec<Relay>,
     links: Vec<Link>,
-    /// All events of the network, by their ids.
+    /// All events of the network, by id.
     items: HashMap<[u8; 32], Item>,
     /// The links of each relay.
     links_of: Vec<Vec<usize>>,
@@ -155,11 +155,11 @@ pub struct Network {
     happened: u64,
     bytes: u64,
     last_write: u64,
-    /// How many events an honest relay holds in the end.
+    /// The number of events that an honest relay has at the end.
     expected: usize,
     complete_at: Vec<Option<u64>>,
-    /// The relays of the largest group that honest relays connect: where clients publish, and what
-    /// is looked at.
+    /// The relays of the largest connected group of honest ones: clients publish to these, and
+    /// these are checked.
     connected: Vec<bool>,
 }
 
@@ -251,7 +251,7 @@ impl Network {
         self.expected += EVENTS;
     }
 
-    /// Lets time pass until all honest relays hold all, or the horizon.
+    /// Runs until all honest relays have all events, or until the horizon.
     pub fn run(mut self) -> Outcome {
         while let Some(Reverse((at, number))) = self.queue.pop() {
             if at > self.last_write + HORIZON_US || self.is_complete() {
@@ -353,7 +353,7 @@ impl Network {
         }
     }
 
-    /// The line of a link is broken.
+    /// Handles a broken link.
     fn lost(&mut self, link: usize) {
         if std::mem::take(&mut self.links[link].is_connected) {
             self.links[link].served = Served::default();
@@ -387,7 +387,7 @@ impl Network {
         self.advance(link);
     }
 
-    /// The relay that asks gets a message.
+    /// Delivers a message to the asking relay.
     fn receive(&mut self, link: usize, message: Message) {
         let now = moment(self.now);
         let Some(asker) = &mut self.links[link].asker else { return };
@@ -401,7 +401,7 @@ impl Network {
         self.advance(link);
     }
 
-    /// The relay that is asked gets a message.
+    /// Delivers a message to the asked relay.
     fn serve(&mut self, link: usize, message: Message) {
         let it = &mut self.links[link];
         let relay = &self.relays[it.asked];
@@ -446,8 +446,8 @@ impl Network {
         self.pass_on(relay, &new, Some(link));
     }
 
-    /// Passes new events on as negsync does: to subscribers, also to those that published them (NIP-01 knows
-    /// no exception), and to the peers, but for the one that they came from.
+    /// Passes new events on as negsync does: to subscribers, including the publisher (NIP-01 has no
+    /// exception), and to the peers, except the one they came from.
     fn pass_on(&mut self, relay: usize, new: &[Item], from: Option<usize>) {
         self.note(relay);
         if new.is_empty() || !self.relays[relay].is_honest() {
@@ -474,7 +474,7 @@ impl Network {
         }
     }
 
-    /// Does what a link's sync wants done, as the driver does.
+    /// Performs the actions of a link's sync, as the driver does.
     fn advance(&mut self, link: usize) {
         let it = &mut self.links[link];
         let Some(asker) = &mut it.asker else { return };
@@ -499,7 +499,7 @@ impl Network {
         if timeout.is_some() {
             asker.timer = timeout;
         }
-        // TCP, TLS and the WebSocket take three round trips.
+        // TCP, TLS and the WebSocket upgrade take three round trips.
         let (attempt, handshake_us) = (it.attempt, it.latency_us * 6);
         if dials {
             self.plan(self.now + handshake_us, Happening::Dialed { link, attempt });
@@ -524,7 +524,7 @@ impl Network {
         }
     }
 
-    /// Puts a message on its link, behind those before it.
+    /// Queues a message on its link.
     fn send(&mut self, link: usize, to_asking: bool, message: Message) {
         let it = &mut self.links[link];
         if !it.is_connected {
@@ -547,12 +547,12 @@ impl Network {
     }
 }
 
-/// The moment for a machine.
+/// The time for a machine.
 fn moment(now_us: u64) -> Now {
     Now { at: Duration::from_micros(now_us), unix_s: START_S + now_us / 1_000_000 }
 }
 
-/// What a relay says of itself (NIP-11).
+/// The NIP-11 information of a relay.
 fn said() -> Information {
     Information {
         message_bytes: 1 << 20,
@@ -563,7 +563,7 @@ fn said() -> Information {
     }
 }
 
-/// Which relays are of the largest group of honest ones that links connect.
+/// The relays in the largest group of honest ones that links connect.
 fn largest_group(relays: &[Relay], links: &[Link]) -> Vec<bool> {
     let mut group: Vec<usize> = (0..relays.len()).collect();
     let honest = |relay: usize| relays[relay].is_honest();
@@ -588,7 +588,7 @@ fn largest_group(relays: &[Relay], links: &[Link]) -> Vec<bool> {
     group.iter().enumerate().map(|(relay, of)| *of == largest && honest(relay)).collect()
 }
 
-/// An event of about this second.
+/// An event near this second.
 fn random_item(rng: &mut StdRng, second: u64) -> Item {
     let mut id = [0; 32];
     rng.fill_bytes(&mut id);

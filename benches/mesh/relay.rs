@@ -1,18 +1,18 @@
-//! A relay as a value: its events, and how it behaves.
+//! A relay as a value: its events and its behaviour.
 
 use negsync::index::Tree;
 use negsync::item::Item;
 use negsync::reconcile::RangeSet;
 
-/// How a relay behaves towards those that ask it.
+/// The behaviour of a relay towards asking relays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conduct {
     Honest,
-    /// Takes connections and answers nothing.
+    /// Accepts connections and answers nothing.
     Silent,
-    /// Takes events, and neither passes them on nor shows them.
+    /// Accepts events, but neither passes them on nor shows them.
     Hoarder,
-    /// Says that nothing differs, whatever it is asked, and passes nothing on.
+    /// Answers every reconciliation without differences, and passes nothing on.
     Liar,
 }
 
@@ -20,9 +20,9 @@ pub enum Conduct {
 pub struct Relay {
     pub conduct: Conduct,
     set: Tree,
-    /// What a hoarder shows: what it had at the beginning.
+    /// The events that a hoarder shows: those it had at the beginning.
     at_first: Tree,
-    /// Events that came and were there already.
+    /// The number of events that arrived and were there already.
     pub redundant: u64,
 }
 
@@ -35,7 +35,7 @@ impl Relay {
         self.conduct == Conduct::Honest
     }
 
-    /// How many events it has.
+    /// The number of its events.
     pub fn count(&self) -> usize {
         self.set.len()
     }
@@ -45,7 +45,7 @@ impl Relay {
         &self.set
     }
 
-    /// Its events as far as it shows them to others.
+    /// The events that it shows to others.
     pub fn shown(&self) -> &Tree {
         match self.conduct {
             Conduct::Hoarder => &self.at_first,

@@ -1,4 +1,4 @@
-//! A connection as the relay that was asked sees it: REQ, EVENT, CLOSE and NIP-77, as text.
+//! A connection on the side of the asked relay: REQ, EVENT, CLOSE and NIP-77, as text.
 
 use crate::event;
 use crate::relay::Conduct;
@@ -8,12 +8,12 @@ use negsync::reconcile::{RangeSet, Responder};
 use serde_json::Value;
 use std::collections::HashMap;
 
-/// The most events that a REQ is answered with.
+/// Maximum number of events returned for a REQ.
 pub const MAX_LIMIT: usize = 500;
-/// The longest negentropy message of an answer, before hex.
+/// Maximum length of a negentropy message in an answer, before hex encoding.
 const FRAME_LIMIT_BYTES: usize = 500_000;
 
-/// What a client's message comes to.
+/// The reaction to a client's message.
 pub enum Answer {
     /// Messages to the client.
     Send(Vec<String>),
@@ -21,14 +21,14 @@ pub enum Answer {
     Store(Item),
 }
 
-/// What a relay keeps of a connection.
+/// The state of a connection.
 #[derive(Default)]
 pub struct Served {
     subscriptions: HashMap<String, Wanted>,
     sessions: HashMap<String, Responder<Tree>>,
 }
 
-/// Of a NIP-01 filter what events of kind 1 by one author can be told by.
+/// The parts of a NIP-01 filter that apply to events of kind 1 by one author.
 struct Wanted {
     ids: Option<Vec<[u8; 32]>>,
     takes_notes: bool,
@@ -60,7 +60,7 @@ impl Wanted {
             && self.ids.as_ref().is_none_or(|ids| ids.contains(&item.id))
     }
 
-    /// The newest of `set` that match.
+    /// The newest matching events of `set`.
     fn stored(&self, set: &Tree, items: &HashMap<[u8; 32], Item>) -> Vec<Item> {
         let mut found: Vec<Item> = match &self.ids {
             Some(ids) => {
@@ -83,7 +83,7 @@ impl Wanted {
 }
 
 impl Served {
-    /// Answers a message over what the relay shows of its events.
+    /// Answers a message over the events that the relay shows.
     pub fn receive(
         &mut self,
         text: &str,
@@ -130,13 +130,13 @@ impl Served {
             return vec![format!(r#"["NEG-ERR","{name}","closed: no such session"]"#)];
         };
         if conduct == Conduct::Liar {
-            // The protocol's version alone: nothing differs.
+            // Only the protocol version: no differences.
             answer.truncate(1);
         }
         vec![format!(r#"["NEG-MSG","{name}","{}"]"#, faster_hex::hex_string(&answer))]
     }
 
-    /// The messages of a new event to this connection's subscriptions.
+    /// Adds the messages of a new event for this connection's subscriptions.
     pub fn deliver(&self, item: &Item, json: &str, out: &mut Vec<String>) {
         let matching = self.subscriptions.iter().filter(|(_, wanted)| wanted.matches(item));
         out.extend(matching.map(|(name, _)| event_message(name, json)));

@@ -1,9 +1,9 @@
-//! Who has whom as a peer.
+//! Topologies: which relay has which peers.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// How many peers a relay has configured, in the topologies that are not one line or one centre.
+/// Number of configured peers of a relay in the random topologies.
 const PEERS: usize = 3;
 
 /// A shape of the network.
@@ -15,7 +15,7 @@ pub enum Topology {
     Star,
     /// Each relay has three others as its peers, chosen at random.
     Random,
-    /// Each relay has three others, the more popular the more likely.
+    /// Each relay has three others as its peers; popular relays are more likely.
     FollowGraph,
 }
 
@@ -31,7 +31,7 @@ impl Topology {
         }
     }
 
-    /// The links, each from the relay that asks to the one that is asked.
+    /// The links, each from the asking relay to the asked one.
     pub fn links(self, relays: usize, seed: u64) -> Vec<(usize, usize)> {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut links: Vec<(usize, usize)> = Vec::new();
@@ -42,7 +42,8 @@ impl Topology {
                 Self::Random | Self::FollowGraph => {
                     let mut peers: Vec<usize> = Vec::new();
                     while peers.len() < PEERS.min(relay) {
-                        // An end of a random link is a relay with the odds of its links.
+                        // An end of a random link is a relay with a probability in proportion to
+                        // its links.
                         let popular = !links.is_empty() && matches!(self, Self::FollowGraph);
                         let peer = if popular && rng.random_bool(0.8) {
                             let (from, to) = links[rng.random_range(0..links.len())];

@@ -1,5 +1,5 @@
-//! A backup is made while a client publishes all the time: what another one that publishes feels of it, and whether the
-//! copy is sound and of one moment.
+//! A backup during constant publishing: the delay for another publishing client, and whether the
+//! copy is sound and of one snapshot.
 
 use crate::client::{Client, GOOD, stranger};
 use crate::relay::{Relay, UNLIMITED};
@@ -15,14 +15,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
-/// What is published all the time, a second.
+/// Events published per second during the backup.
 const RATE: u64 = 1_000;
-/// How long the other client waits between an OK and its next event.
+/// Pause of the other client between an OK and its next event.
 const PAUSE: Duration = Duration::from_millis(5);
-/// How often a backup is made, each after a time without one.
+/// Number of backups, each after a period without one.
 const ROUNDS: usize = 3;
 
-/// What has an OK, and what was sent.
+/// The events with an OK, and those sent.
 #[derive(Default)]
 struct Published {
     acknowledged: AtomicU64,
@@ -84,7 +84,7 @@ fn backup(store: &Path, copy: &Path) -> Child {
     command.arg("backup").arg(copy).arg("--store").arg(store).stdout(Stdio::null()).spawn().unwrap()
 }
 
-/// How many events a copy holds, of which SQLite finds the file sound.
+/// The number of events in a copy; fails unless SQLite finds the file sound.
 fn sound_events(copy: &Path) -> u64 {
     let connection = Connection::open(copy).unwrap();
     let found: String = connection.query_row("PRAGMA quick_check", [], |row| row.get(0)).unwrap();
@@ -98,7 +98,7 @@ fn note(keys: &Keys, number: u64) -> String {
     format!(r#"["EVENT",{}]"#, event.as_json())
 }
 
-/// Publishes notes one after the other, for as long as `goes_on`; the time to each OK.
+/// Publishes notes one after the other, while `goes_on`; returns the time to each OK.
 async fn publish(
     client: &mut Client,
     published: &Published,
@@ -114,7 +114,7 @@ async fn publish(
     times
 }
 
-/// Publishes [`RATE`] notes a second, or as many as are taken.
+/// Publishes [`RATE`] notes per second, or as many as are accepted.
 async fn publish_steadily(to: SocketAddr, published: Arc<Published>) {
     let mut client = Client::connect(stranger(0), to).await.unwrap();
     let (keys, mut sent) = (Keys::generate(), 0);

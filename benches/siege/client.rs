@@ -1,4 +1,4 @@
-//! Clients, each from the address that it is given: all of `127.0.0.0/8` is this machine.
+//! Clients, each from a given address: all of `127.0.0.0/8` is this machine.
 
 use futures_util::{SinkExt, StreamExt};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,16 +8,16 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// The one that behaves.
+/// The address of the well-behaved client.
 pub const GOOD: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
-/// What a client waits for an answer before the siege counts as lost.
+/// Timeout for an answer, after which the siege counts as lost.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a client that behaves is never answered.
+/// Answers that a well-behaved client must never get.
 const REFUSALS: [&str; 3] = [r#"["NOTICE""#, r#"["CLOSED""#, r#"["NEG-ERR""#];
 
-/// One of many addresses that are not [`GOOD`].
+/// One of many addresses other than [`GOOD`].
 pub fn stranger(number: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 1 + (number / 200) as u8, 1 + (number % 200) as u8)
 }
@@ -43,7 +43,7 @@ impl Client {
         Self::over(tcp(from, to, None).await, to).await
     }
 
-    /// A client whose sockets hold little of what it does not read.
+    /// A client whose sockets buffer little.
     pub async fn connect_small(from: Ipv4Addr, to: SocketAddr) -> Result<Self, Error> {
         Self::over(tcp(from, to, Some(4_096)).await, to).await
     }
@@ -60,7 +60,7 @@ impl Client {
         self.socket.send(Message::text(text)).await
     }
 
-    /// The bare connection, on which frames are written byte by byte.
+    /// The underlying stream, for writing frames byte by byte.
     pub fn into_stream(self) -> TcpStream {
         self.socket.into_inner()
     }

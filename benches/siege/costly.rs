@@ -1,5 +1,5 @@
-//! Queries that cost a client one message and the relay as much as it lets them, beside a client that
-//! asks for little and one that publishes heavy events.
+//! Queries that cost a client one message and the relay as much as its limits allow, beside a
+//! client with few requests and one that publishes heavy events.
 
 use crate::client::{Client, GOOD, neg_open, stranger};
 use crate::relay::{Relay, UNLIMITED};
@@ -11,15 +11,15 @@ use rand::{RngExt, SeedableRng};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// The clients that ask for much, and the addresses from which they do.
+/// Number of costly clients, and of their addresses.
 const COSTLY_CLIENTS: usize = 6;
 const COSTLY_ADDRESSES: usize = 2;
-/// The values of a message's two lists together.
+/// Number of values in both lists of a message together.
 const VALUES: usize = 10_000;
 /// The tags of a heavy event.
 const HEAVY_TAGS: usize = 900;
-/// The write-ahead log's cap in MB, with the head of each page (see `store/checkpoint.rs`), and the
-/// commit that exceeds it.
+/// Maximum of the write-ahead log in MB, including the head of each page (see
+/// `store/checkpoint.rs`) and the commit that exceeds it.
 const WAL_MB: f64 = 2.0 * 65_536.0 * 4_120.0 / 1e6 + 20.0;
 
 pub async fn run(extent: Extent) {
@@ -40,7 +40,7 @@ pub async fn run(extent: Extent) {
     println!("one NEG-OPEN with two lists of {VALUES} values: {answer:.40}");
     report_most("its CPU", cpu, "s", 1.0);
 
-    // On threads of their own: the one that is measured waits for the relay alone.
+    // On separate threads: the measured client waits for the relay only.
     let others = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     for number in 0..COSTLY_CLIENTS {
         others.spawn(attack(relay.address, number));
@@ -66,7 +66,7 @@ pub async fn run(extent: Extent) {
     others.shutdown_background();
 }
 
-/// Prints the middle and the p99 of some times, and returns the p99.
+/// Prints the median and the p99 of some times, and returns the p99.
 fn show(what: &str, when: &str, times: &[Duration]) -> Duration {
     let (middle, p99) = middle_and_p99(times.to_vec());
     let [middle_ms, p99_ms] = [middle, p99].map(milliseconds);
@@ -74,10 +74,10 @@ fn show(what: &str, when: &str, times: &[Duration]) -> Duration {
     p99
 }
 
-/// What was asked, and how long each answer took.
+/// The requests, and the time of each answer.
 type Times = [(&'static str, Vec<Duration>); 3];
 
-/// The times of a REQ, a COUNT and a NEG-OPEN, again and again, and the longest write-ahead log
+/// The times of repeated REQs, COUNTs and NEG-OPENs, and the maximum length of the write-ahead log
 /// meanwhile, in MB.
 async fn asks(relay: &Relay, client: &mut Client, count: usize) -> (Times, f64) {
     let mut longest_log = 0.0_f64;
@@ -96,7 +96,7 @@ async fn asks(relay: &Relay, client: &mut Client, count: usize) -> (Times, f64) 
     (times, longest_log)
 }
 
-/// Each event is tagged with a value of the first list, and none with one of the second.
+/// Each event has a value of the first list as a tag, and none has one of the second.
 fn two_long_lists() -> String {
     let authors: Vec<String> = (0..2_000).map(author).collect();
     let others: Vec<String> = (0..VALUES - 2_000).map(|number| format!("\"{number}\"")).collect();
@@ -108,14 +108,14 @@ fn author(number: usize) -> String {
     format!("\"{number:064x}\"")
 }
 
-/// Asks for what has to be looked for in a half of all events, eight times in one message.
+/// Sends queries that have to search half of all events, eight in one message.
 async fn attack(to: SocketAddr, number: usize) {
     let from = stranger(number % COSTLY_ADDRESSES);
     let Ok(mut client) = Client::connect(from, to).await else { return };
     let half: Vec<String> = (0..1_000).map(author).collect();
     let half = half.join(",");
     for round in 0.. {
-        // Another one each time, so that no set is kept of it.
+        // A different one each time, so that no set of it is cached.
         let filter = |part: usize, limit: &str| {
             let kind = 10 + (round * 97 + number * 31 + part) % 50_000;
             format!(r##"{{"authors":[{half}],"#p":[{half}],"kinds":[1,7,{kind}]{limit}}}"##)
@@ -142,7 +142,7 @@ async fn attack(to: SocketAddr, number: usize) {
     }
 }
 
-/// Messages that bring events of many tags, signed before they are wanted.
+/// Messages with events of many tags, signed in advance.
 fn heavy_events(count: usize) -> Vec<String> {
     let mut rng = StdRng::seed_from_u64(9);
     let keys = Keys::generate();
@@ -158,7 +158,7 @@ fn heavy_events(count: usize) -> Vec<String> {
         .collect()
 }
 
-/// Publishes them as fast as they are taken.
+/// Publishes them as fast as they are accepted.
 async fn publish_heavy(to: SocketAddr, events: Vec<String>) {
     let mut client = Client::connect(stranger(500), to).await.unwrap();
     for event in events {

@@ -1,4 +1,5 @@
-//! What a live event costs beside connections and filters that it does not match.
+//! The cost of a live event, depending on the number of connections and filters that it does not
+//! match.
 
 use crate::client::{Client, GOOD, stranger};
 use crate::relay::{Relay, UNLIMITED};
@@ -11,14 +12,14 @@ use std::time::Duration;
 const PER_ADDRESS: usize = 50;
 /// Tags of the heavy event.
 const TAGS: usize = 5_000;
-/// As many as a connection may have.
+/// The maximum of a connection.
 const SUBSCRIPTIONS: usize = 64;
 const FILTERS: usize = 32;
 
 pub async fn run(extent: Extent) {
     let idle = extent.pick(4_000, 400);
     println!("\na live event beside {idle} idle connections, and beside filters that it meets");
-    // Pings would be counted with the events.
+    // Pings would be counted as events.
     let configuration = format!("{UNLIMITED}[connections]\nin_all = 10000\nping_interval_s = 0\n");
     let relay = Relay::start(0, &configuration);
     let mut good = Client::connect(GOOD, relay.address).await.unwrap();
@@ -43,7 +44,7 @@ pub async fn run(extent: Extent) {
         let mut client = Client::connect(stranger(number), relay.address).await.unwrap();
         for subscription in 0..SUBSCRIPTIONS {
             let filter = |filter: usize| {
-                // Met by its first tags, and not matched.
+                // Met by its first tags, but not matched.
                 let at = (subscription * FILTERS + filter) * 2 % TAGS;
                 format!(r##"{{"#t":["{at:05}","{:05}"],"#p":["a","b","c"]}}"##, at + 1)
             };
@@ -62,8 +63,8 @@ pub async fn run(extent: Extent) {
     report_most("OK for another client meanwhile, p99", milliseconds(p99), "ms", 100.0);
 }
 
-/// Publishes events one by one. Returns the relay's CPU for each in ms, and how long another
-/// client waited for the OK of a light event sent right behind each.
+/// Publishes events one by one. Returns the relay's CPU time for each in ms, and the time to the OK
+/// of another client's light event sent directly after each.
 async fn publish(
     relay: &Relay,
     client: &mut Client,
@@ -89,7 +90,7 @@ async fn publish(
         let (_, time) = tokio::join!(client.ask(heavy, r#"["OK""#), other.ask(light, r#"["OK""#));
         times.push(time);
     }
-    // What was dispatched after the last OK is counted too.
+    // Includes the work of dispatching after the last OK.
     tokio::time::sleep(Duration::from_millis(300)).await;
     ((relay.cpu_ms() - before) / count as f64, times)
 }

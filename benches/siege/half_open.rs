@@ -52,7 +52,7 @@ pub async fn run(extent: Extent) {
     report_most("the longest was open", longest.as_secs_f64(), "s", TIMEOUT_S + 1.0);
 }
 
-/// How long a new client waits for the answer to its first REQ.
+/// The time until a new client gets the answer to its first REQ.
 async fn new_client(relay: &Relay) -> Duration {
     let start = Instant::now();
     let mut client = Client::connect(GOOD, relay.address).await.unwrap();

@@ -1,4 +1,4 @@
-//! A client that sends what costs it least and the relay most, beside one that reconciles.
+//! A client that sends what costs it little and the relay much, beside one that reconciles.
 
 use crate::client::{Client, GOOD, neg_open, stranger};
 use crate::relay::{Relay, UNLIMITED};
@@ -8,15 +8,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// As many as an address may have.
+/// The maximum of an address.
 const CONNECTIONS: usize = 100;
-/// NEG sessions that are asked for.
+/// Number of requested NEG sessions.
 const SESSIONS: usize = 2_000;
 
 pub async fn run(extent: Extent) {
     let stored = extent.pick(1_000_000, 50_000);
     println!("\na hostile client, over {stored} events");
-    // With rates it is refused most of what it asks; without, turns alone have to hold.
+    // With rates most of its requests are refused; without, only the fair queues protect others.
     for (what, rates) in [("with the default rates", ""), ("without rates", UNLIMITED)] {
         let relay = Relay::start(stored, rates);
         let mut good = Client::connect(GOOD, relay.address).await.unwrap();
@@ -53,7 +53,8 @@ async fn opens(client: &mut Client, count: usize, pause: Duration) -> Vec<Durati
     times
 }
 
-/// One of the hostile client's connections: asks for its share of sessions, then for work.
+/// One of the hostile client's connections: opens its share of sessions, then sends costly
+/// messages.
 async fn attack(to: SocketAddr, number: usize, stored: u64) {
     let Ok(mut client) = Client::connect(stranger(0), to).await else { return };
     for session in 0..SESSIONS / CONNECTIONS {
@@ -63,11 +64,11 @@ async fn attack(to: SocketAddr, number: usize, stored: u64) {
         client.next().await;
     }
     let message = match number % 4 {
-        // Many ranges that take up no room: each is looked up and compared.
+        // Many empty ranges: each is looked up and compared.
         0 => neg_msg(&empty_ranges(100_000)),
-        // Few bytes that ask for sixteen fingerprints each.
+        // Short ranges that ask for sixteen fingerprints each.
         1 => neg_msg(&small_ranges(190, stored)),
-        // The fewest bytes that ask for the longest answer.
+        // The shortest message with the longest answer.
         2 => neg_msg("6100000200"),
         // A set that is not kept has to be read from the store.
         _ => String::new(),
@@ -84,7 +85,7 @@ async fn attack(to: SocketAddr, number: usize, stored: u64) {
             return;
         }
         match client.next().await {
-            // A session that was ended is opened again.
+            // An ended session is opened again.
             Some(answer) if answer.starts_with(r#"["NEG-ERR""#) => {
                 if client.send(neg_open("0", "{}")).await.is_err() || client.next().await.is_none()
                 {
@@ -107,7 +108,7 @@ fn empty_ranges(count: usize) -> String {
     format!("61{}", range.repeat(count))
 }
 
-/// Fingerprint ranges that share the stored events among them, each with a wrong fingerprint.
+/// Fingerprint ranges that divide the stored events among them, each with a wrong fingerprint.
 fn small_ranges(count: u64, stored: u64) -> String {
     let mut message = "61".to_owned();
     let mut last = 0;

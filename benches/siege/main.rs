@@ -1,8 +1,8 @@
-//! Strangers at a relay: each part prints what they were allowed to take, and what a client that
-//! behaves felt of it. The relay is a process of its own with the default configuration, but for
-//! what a part says.
+//! Abusive clients of a relay: each part prints the resources they got, and the effect on a
+//! well-behaved client. The relay is a process of its own with the default configuration, except
+//! where a part says otherwise.
 //!
-//! `cargo bench --bench siege -- PART... [--short] [--minutes N]`; the parts are below.
+//! `cargo bench --bench siege -- PART... [--short] [--minutes N]`; the parts are listed below.
 
 mod backup;
 mod client;
@@ -22,7 +22,7 @@ mod writer;
 
 use std::time::Duration;
 
-/// How much of a siege it is.
+/// The extent of a siege.
 #[derive(Clone, Copy)]
 struct Extent {
     short: bool,
@@ -30,7 +30,7 @@ struct Extent {
 }
 
 impl Extent {
-    /// One number for a whole siege, another for a short one.
+    /// One number for a full siege, another for a short one.
     fn pick<T>(self, whole: T, short: T) -> T {
         if self.short { short } else { whole }
     }
@@ -87,18 +87,18 @@ fn main() {
         if all || is_asked("backup") {
             backup::run(extent).await;
         }
-        // Under a limit that only `scripts/small-machine` makes.
+        // Needs the limit that `scripts/small-machine` sets.
         if is_asked("small") {
             small::run(extent).await;
         }
-        // An hour long: only where it is asked for.
+        // Takes an hour: runs only on request.
         if is_asked("mixed") {
             mixed::run(extent).await;
         }
     });
 }
 
-/// Half and the worst but one in a hundred of some times.
+/// The median and the p99 of some times.
 fn middle_and_p99(mut times: Vec<Duration>) -> (Duration, Duration) {
     times.sort_unstable();
     let at = |part: usize| times.get(times.len() * part / 100).copied().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! An hour of everything at once, over a store that hardly grows: events that replace each other,
-//! ephemeral ones, and notes that expire; only the requests to delete some of them stay.
+//! An hour of mixed load over a store that hardly grows: replaceable events, ephemeral ones, and
+//! notes that expire; only deletion requests stay.
 
 use crate::client::{Client, GOOD, metric, neg_open, stranger};
 use crate::relay::Relay;
@@ -16,13 +16,14 @@ use tokio::task::JoinSet;
 const PUBLISHERS: usize = 4;
 const READERS: usize = 20;
 const RECONCILERS: usize = 8;
-/// The authors of a publisher.
+/// Number of authors of a publisher.
 const AUTHORS: usize = 200;
-/// How long a note is wanted.
+/// Lifetime of a note.
 const NOTE_LIFE: Duration = Duration::from_secs(120);
-/// How long the relay has until what it takes no longer grows, of the whole time.
+/// Fraction of the time after which the relay's resources must not grow.
 const WARM_UP: f64 = 0.2;
-/// The write-ahead log's cap in MB, with the head of each page: see `store/checkpoint.rs`.
+/// Maximum of the write-ahead log in MB, including the head of each page: see
+/// `store/checkpoint.rs`.
 const WAL_MB: f64 = 2.0 * 65_536.0 * 4_120.0 / 1e6;
 
 pub async fn run(extent: Extent) {
@@ -30,7 +31,7 @@ pub async fn run(extent: Extent) {
     let samples = extent.pick(minutes, 12);
     let period = Duration::from_secs(60 * minutes) / samples.max(1) as u32;
     println!("\n{minutes} minutes of mixed load");
-    // A cache that is full before the warm-up ends: what grows after that grows for ever.
+    // The cache is full before the warm-up ends, so that later growth is a leak.
     let relay = Relay::start(extent.pick(200_000, 20_000), "[store]\ncache_mb = 32\n");
     let mut load = JoinSet::new();
     for number in 0..PUBLISHERS {
@@ -75,7 +76,7 @@ pub async fn run(extent: Extent) {
     report_most("write-ahead log, the longest", wal, "MB", WAL_MB);
 }
 
-/// The mean of the last quarter after the warm-up, beside that of the first.
+/// The mean of the last quarter after the warm-up, relative to that of the first.
 fn growth(samples: &[f64]) -> f64 {
     let warm = &samples[((samples.len() as f64 * WARM_UP) as usize).min(samples.len() - 1)..];
     let quarter = warm.len().div_ceil(4);
@@ -83,7 +84,7 @@ fn growth(samples: &[f64]) -> f64 {
     mean(&warm[warm.len() - quarter..]) / mean(&warm[..quarter])
 }
 
-/// About fifty events a second.
+/// Publishes about fifty events per second.
 async fn publish(to: SocketAddr, number: usize) {
     let mut rng = StdRng::seed_from_u64(number as u64);
     let key = |rng: &mut StdRng| loop {

@@ -1,4 +1,5 @@
-//! Clients that send pings as fast as they are taken and read no pong, beside one that reads.
+//! Clients that send pings as fast as they are accepted and read no pongs, beside a client that
+//! reads.
 
 use crate::client::{Client, GOOD, stranger};
 use crate::relay::{Relay, UNLIMITED};
@@ -16,7 +17,7 @@ const PING_BYTES: usize = 125;
 pub async fn run(extent: Extent) {
     let seconds = extent.pick(60, 10);
     println!("\n{CLIENTS} clients that send pings for {seconds} s and never read");
-    // Without rates the bounds alone have to hold.
+    // Without rates, only the bounds protect others.
     for (what, rates) in [("with the default rates", ""), ("without rates", UNLIMITED)] {
         let relay = Relay::start(0, rates);
         let mut good = Client::connect(GOOD, relay.address).await.unwrap();

@@ -1,4 +1,4 @@
-//! The relay under siege.
+//! The relay of a siege.
 
 use crate::support::fill;
 use std::io::{BufRead, BufReader};
@@ -7,11 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// The configuration that refuses nobody for asking often.
+/// A configuration without rate limits.
 pub const UNLIMITED: &str =
     "[rates]\nevents_per_s = 0\nqueries_per_s = 0\nneg_per_s = 0\nother_per_s = 0\n";
 
-/// A relay process with a store of its own; it ends with its handle.
+/// A relay process with a store of its own; ended when dropped.
 pub struct Relay {
     process: Child,
     pub address: SocketAddr,
@@ -19,7 +19,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts over a store of `stored` made-up events.
+    /// Starts over a store of `stored` generated events.
     pub fn start(stored: usize, configuration: &str) -> Self {
         Self::start_by(Command::new(env!("CARGO_BIN_EXE_negsync")), stored, configuration)
     }
@@ -54,14 +54,14 @@ impl Relay {
         matches!(self.process.try_wait(), Ok(None))
     }
 
-    /// Resident memory but for the pages of the store's file, which the system may drop, in MB.
+    /// Resident memory in MB, without pages of the store's file, which the system may drop.
     pub fn memory_mb(&self) -> f64 {
         let status = self.proc("status");
         let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1e3
     }
 
-    /// The CPU time of its threads that are there, in ms.
+    /// The CPU time of its current threads, in ms.
     pub fn cpu_ms(&self) -> f64 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
         let of_task = |task: std::io::Result<std::fs::DirEntry>| {
@@ -71,7 +71,7 @@ impl Relay {
         tasks.filter_map(of_task).sum::<f64>() / 1e6
     }
 
-    /// The descriptors that are open.
+    /// The number of open file descriptors.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
     }
@@ -82,7 +82,7 @@ impl Relay {
         std::fs::metadata(path).map_or(0.0, |file| file.len() as f64 / 1e6)
     }
 
-    /// The time that it has worked, on all cores.
+    /// Its CPU time, on all cores.
     pub fn cpu(&self) -> Duration {
         let stat = self.proc("stat");
         let fields = stat.rsplit_once(") ").unwrap().1.split_whitespace();
@@ -91,7 +91,7 @@ impl Relay {
         Duration::from_millis(ticks * 10)
     }
 
-    /// Asks it to end, and returns how long that takes.
+    /// Sends SIGTERM, and returns the time until it ends.
     pub fn terminate(&mut self) -> Duration {
         let began = Instant::now();
         let pid = self.process.id().to_string();

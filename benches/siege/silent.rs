@@ -1,4 +1,4 @@
-//! Clients that ask for much and read nothing, beside one that reads.
+//! Clients with large requests that read nothing, beside a client that reads.
 
 use crate::client::{Client, GOOD, metric, neg_open, stranger};
 use crate::relay::{Relay, UNLIMITED};
@@ -6,24 +6,24 @@ use crate::support::report_most;
 use crate::{Extent, middle_and_p99, milliseconds};
 use std::time::{Duration, Instant};
 
-/// Of one address.
+/// The maximum of one address.
 const CONNECTIONS: usize = 50;
-/// Between two looks at the relay.
+/// Rounds between two measurements of the relay.
 const ROUNDS: usize = 20;
 
 pub async fn run(extent: Extent) {
     let (count, stored) = (extent.pick(1_000, 50), extent.pick(200_000, 20_000));
     let timeout_s = extent.pick(60, 3);
     println!("\n{count} clients that never read, over {stored} events");
-    // The one that reads asks as fast as it is answered: rates would refuse it.
+    // The reading client asks as fast as it is answered; rates would refuse it.
     let configuration = format!("{UNLIMITED}[limits]\nsend_timeout_s = {timeout_s}\n");
     let relay = Relay::start(stored, &configuration);
     let mut good = Client::connect(GOOD, relay.address).await.unwrap();
     rounds(&mut good, extent.pick(300, 30)).await;
     let before = relay.memory_mb();
-    // Watched as it will be beside them: the first answer after a look takes longest.
+    // Measured in the same way as later: the first answer after a measurement takes longest.
     let mut times = Vec::new();
-    // For long enough to meet what else the machine does now and then.
+    // Long enough to include occasional other work of the machine.
     for _ in 0..extent.pick(5_000, 5) {
         times.append(&mut rounds(&mut good, ROUNDS).await);
         relay.memory_mb();
@@ -39,7 +39,7 @@ pub async fn run(extent: Extent) {
         for number in 0..count {
             clients.push(silent_client(stranger(number / CONNECTIONS), address).await);
         }
-        // Whoever reads nothing does not hear that it was closed: the relay is asked.
+        // A client that does not read cannot see the close: the relay's metrics show it.
         clients
     });
     let (mut times, mut memory, mut most) = (Vec::new(), before, 0.0_f64);
@@ -69,7 +69,7 @@ pub async fn run(extent: Extent) {
     report_most("p99 of the client that reads, beside what it was", ratio, "times", 1.2);
 }
 
-/// A REQ, and a NEG-OPEN with its NEG-CLOSE, again and again.
+/// Repeats a REQ, and a NEG-OPEN with its NEG-CLOSE.
 async fn rounds(client: &mut Client, count: usize) -> Vec<Duration> {
     let mut times = Vec::new();
     for _ in 0..count {
@@ -81,7 +81,7 @@ async fn rounds(client: &mut Client, count: usize) -> Vec<Duration> {
     times
 }
 
-/// Asks for everything, many times over.
+/// Asks for everything, many times.
 async fn silent_client(from: std::net::Ipv4Addr, to: std::net::SocketAddr) -> Client {
     let mut client = Client::connect_small(from, to).await.unwrap();
     for number in 0..20 {

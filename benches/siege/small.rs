@@ -1,5 +1,5 @@
-//! A machine with little memory: import, sync and a relay with many clients, each in a process of its
-//! own under the limit that `scripts/small-machine` has made. None may be killed.
+//! A machine with little memory: import, sync and a relay with many clients, each in a process of
+//! its own under the limit set by `scripts/small-machine`. None may be killed.
 
 use crate::client::{Client, GOOD};
 use crate::relay::Relay;
@@ -13,17 +13,17 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// What limits `negsync` in a process of its own.
+/// The limit of a `negsync` process.
 pub enum Limit {
     /// A cgroup, by its directory.
     Group(PathBuf),
-    /// An address space of so many bytes.
+    /// An address space of this many bytes.
     AddressSpace(String),
     None,
 }
 
 impl Limit {
-    /// As `scripts/small-machine` says.
+    /// The limit set by `scripts/small-machine`.
     fn of_environment() -> Self {
         match (std::env::var("NEGSYNC_CGROUP"), std::env::var("NEGSYNC_ADDRESS_SPACE")) {
             (Ok(group), _) => Self::Group(group.into()),
@@ -32,7 +32,7 @@ impl Limit {
         }
     }
 
-    /// `negsync`, limited from its beginning.
+    /// `negsync`, limited from its start.
     fn command(&self) -> Command {
         let negsync = env!("CARGO_BIN_EXE_negsync");
         match self {
@@ -51,13 +51,13 @@ impl Limit {
         }
     }
 
-    /// The most memory that was in use since the last call, pages of files included, in MB.
+    /// The maximum memory since the last call, including pages of files, in MB.
     fn take_peak_mb(&self) -> Option<f64> {
         let Self::Group(group) = self else { return None };
         let peak = ["memory.max_usage_in_bytes", "memory.peak"].map(|file| group.join(file));
         let path = peak.into_iter().find(|path| path.exists())?;
         let bytes: f64 = std::fs::read_to_string(&path).ok()?.trim().parse().ok()?;
-        // Begins anew where the system lets it.
+        // Resets the maximum, if the system allows it.
         let _ = std::fs::write(&path, "0");
         Some(bytes / 1e6)
     }
@@ -101,7 +101,7 @@ fn end(limit: &Limit, what: &str, mut command: Command) {
     println!("  {}", said.trim().lines().last().unwrap_or_default());
 }
 
-/// 200 clients that ask for 5,000 events each, at once.
+/// 200 clients that request 5,000 events each at the same time.
 async fn crowd(limit: &Limit, stored: usize) {
     const CLIENTS: usize = 200;
     limit.take_peak_mb();
@@ -167,7 +167,7 @@ fn write_lines(path: &Path, lines: impl Iterator<Item = String>) {
     out.flush().unwrap();
 }
 
-/// Events of about 100 KB, not signed.
+/// Unsigned events of about 100 KB.
 fn long_events(count: usize) -> impl Iterator<Item = String> {
     let content = format!(r#""content":"{}"#, "a long article ".repeat(100_000 / 15));
     let mut rng = StdRng::seed_from_u64(11);

@@ -1,4 +1,4 @@
-//! Clients that begin long messages and do not end them, with pings that keep them connected.
+//! Clients that begin long messages and never end them, with pings that keep them connected.
 
 use crate::client::{Client, GOOD, metric, stranger};
 use crate::relay::Relay;
@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
 const CONNECTIONS: usize = 240;
-/// Of one address.
+/// The maximum of one address.
 const PER_ADDRESS: usize = 60;
 /// `limits.message_bytes`
 const MESSAGE_BYTES: usize = 4 << 20;
@@ -30,7 +30,7 @@ pub async fn run(extent: Extent) {
         clients.spawn(begin(stranger(number / PER_ADDRESS), relay.address, number % 2 == 0));
     }
     let (mut most, mut times) = (before, Vec::new());
-    // One that had to wait for room has its own time after that.
+    // A message that waited for room gets its own timeout after that.
     let bound = Duration::from_secs(2 * timeout_s + 10);
     loop {
         times.push(good.ask(r#"["REQ","q",{"limit":1}]"#.to_owned(), r#"["EOSE""#).await);
@@ -50,7 +50,7 @@ pub async fn run(extent: Extent) {
         milliseconds(p99)
     );
     report_most("memory more than before, the most", most - before, "MB", 64.0);
-    // The allocator gives back what is free in steps, over ten seconds.
+    // The allocator returns free memory in steps, over ten seconds.
     tokio::time::sleep(Duration::from_secs(15)).await;
     report_most("memory more than before, afterwards", relay.memory_mb() - before, "MB", 16.0);
     report_most("still connected", left, "clients", 0.0);

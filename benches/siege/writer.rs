@@ -1,4 +1,4 @@
-//! One address brings as many heavy events as it can, and another a note now and then.
+//! One address publishes as many heavy events as possible, another one a note at intervals.
 
 use crate::client::{Client, GOOD, stranger};
 use crate::relay::{Relay, UNLIMITED};
@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 /// Tags of a heavy event, as many as the default limits allow: 61 KB.
 const TAGS: usize = 5_000;
-/// Connections that bring them, all of one address.
+/// Connections of that one address.
 const CONNECTIONS: usize = 16;
 
 pub async fn run(extent: Extent) {
@@ -59,7 +59,7 @@ pub async fn run(extent: Extent) {
     }
 }
 
-/// Publishes notes one after the other, for as long as `goes_on`; the time to each OK.
+/// Publishes notes one after the other, while `goes_on`; returns the time to each OK.
 async fn publish(
     client: &mut Client,
     keys: &Keys,
@@ -76,7 +76,7 @@ async fn publish(
     times
 }
 
-/// Sends events as fast as they are taken; how many were accepted.
+/// Sends events as fast as they are accepted; returns the number accepted.
 async fn bring(from: Ipv4Addr, to: SocketAddr, events: Vec<String>) -> usize {
     let mut client = Client::connect(from, to).await.unwrap();
     let (mut sent, mut answered, mut accepted) = (0, 0, 0);
@@ -92,7 +92,8 @@ async fn bring(from: Ipv4Addr, to: SocketAddr, events: Vec<String>) -> usize {
     accepted
 }
 
-/// Signed events of as many tags as may be, no two alike: each is a row of its own place in the index.
+/// Signed events with the maximum number of tags, all different: each needs a separate place in the
+/// index.
 fn heavy(count: usize) -> Vec<String> {
     let keys = Keys::generate();
     let event = |number: usize| {

@@ -1,8 +1,8 @@
-//! What the benches share: events, and a way to show two figures and their ratio.
+//! Shared by the benches: events, and the output of two figures with their ratio.
 #![allow(dead_code, reason = "each bench uses a part")]
 
 use negsync::config::Config;
-use negsync::store::{Event, EventStore, Store, StoreOptions, Synchronous};
+use negsync::store::{Event, EventStore, Store, Synchronous};
 use nostr::hashes::Hash;
 use nostr::{EventBuilder, JsonUtil, Keys, Kind, SecretKey, Tag, Timestamp};
 use rand::rngs::StdRng;
@@ -10,12 +10,12 @@ use rand::{Rng, RngExt, SeedableRng};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The authors of generated events.
+/// Number of authors of generated events.
 const AUTHORS: usize = 2_000;
 /// The first second of generated events.
 pub const START: u64 = 1_700_000_000;
 
-/// Really signed events as JSON, about 550 bytes each; event `n` is made in second `START + n`.
+/// Signed events as JSON, about 550 bytes each; event `n` has the time `START + n`.
 pub fn signed_events(count: usize, seed: u64) -> Vec<String> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let share = count.div_ceil(threads);
@@ -56,7 +56,7 @@ fn signed_event(rng: &mut StdRng, authors: &[Keys], n: usize) -> String {
         .as_json()
 }
 
-/// Well-formed events with made-up ids and signatures, for filling a store without the signing.
+/// Well-formed events with random ids and signatures, to fill a store without signing.
 pub fn unsigned_event(rng: &mut StdRng, n: usize) -> String {
     let author = rng.random_range(0..AUTHORS as u64);
     format!(
@@ -72,8 +72,8 @@ pub fn unsigned_event(rng: &mut StdRng, n: usize) -> String {
     )
 }
 
-/// Writes a store of so many unsigned events. With `NEGSYNC_BENCH_STORES`, a directory, it is copied from there
-/// and made only once: a million take a minute.
+/// Writes a store of `stored` unsigned events. If `NEGSYNC_BENCH_STORES` names a directory, the
+/// store is created there once and copied: a million events take a minute.
 pub fn fill(path: &Path, stored: usize) {
     let Some(kept) = std::env::var_os("NEGSYNC_BENCH_STORES") else { return make(path, stored) };
     let kept = Path::new(&kept).join(format!("{stored}.sqlite"));
@@ -86,12 +86,8 @@ pub fn fill(path: &Path, stored: usize) {
 }
 
 fn make(path: &Path, stored: usize) {
-    // As `import` makes it: the relay finds nothing to do at its first start.
-    let options = StoreOptions {
-        synchronous: Synchronous::Normal,
-        readers: 1,
-        ..Config::default().store_options()
-    };
+    // Like a store made by `import`: the relay has nothing to do at its first start.
+    let options = Config::default().store_options().synchronous(Synchronous::Normal).readers(1);
     let store = Store::open(path, options, Box::new(|_| {})).unwrap();
     let mut rng = StdRng::seed_from_u64(3);
     for from in (0..stored).step_by(50_000) {
@@ -125,7 +121,7 @@ fn hex(rng: &mut StdRng) -> String {
     nostr::hashes::sha256::Hash::from_byte_array(random_32(rng)).to_string()
 }
 
-/// Verifies the events on all cores and nothing else; returns the time it took.
+/// Verifies the events on all cores and does nothing else; returns the time.
 pub fn bare_verification(events: &[nostr::Event]) -> Duration {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let start = Instant::now();
@@ -142,12 +138,12 @@ pub fn parse(lines: &[String]) -> Vec<nostr::Event> {
     lines.iter().map(|line| nostr::Event::from_json(line).unwrap()).collect()
 }
 
-/// Events a second.
+/// Events per second.
 pub fn rate(count: usize, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64()
 }
 
-/// Prints a figure beside its baseline, their ratio and what is asked of it.
+/// Prints a figure with its baseline, their ratio and the required ratio.
 pub fn report(what: &str, ours: f64, baseline: f64, unit: &str, required: f64) {
     let ratio = ours / baseline;
     let verdict = if ratio >= required { "ok" } else { "BELOW" };
@@ -157,7 +153,7 @@ pub fn report(what: &str, ours: f64, baseline: f64, unit: &str, required: f64) {
     );
 }
 
-/// Prints a figure beside the most that is asked of it.
+/// Prints a figure with its maximum.
 pub fn report_most(what: &str, ours: f64, unit: &str, most: f64) {
     let verdict = if ours <= most { "ok" } else { "ABOVE" };
     println!("{what}: {ours:.2} {unit} (at most {most} {unit}: {verdict})");

@@ -1,5 +1,5 @@
-//! What a client may send: every message is taken within its limits or answered, shortly and in
-//! JSON; an event that can be read is stored in a form that reads the same.
+//! Messages of clients: each is accepted within its limits or gets a short JSON answer. A
+//! well-formed event is stored in a form that parses to the same event.
 
 use negsync::admission::{Admission, Source};
 use negsync::config::{Config, Limits};
@@ -9,12 +9,12 @@ use serde_json::Value;
 use std::net::Ipv4Addr;
 use std::sync::OnceLock;
 
-/// The longest answer to a message that was refused, with an id of 64 characters that are written as
-/// six bytes each. Whatever is quoted of the message is cut.
+/// Maximum length of the answer to a refused message, with an id of 64 characters that take six
+/// bytes each. Quoted parts of the message are shortened.
 const ANSWER_BYTES: usize = 64 * 6 + 1_024;
 
 pub fn target(bytes: &[u8]) {
-    // Others never come out of a WebSocket.
+    // Invalid UTF-8 never comes out of a WebSocket.
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let limits = limits();
     match parse(text, limits) {
@@ -98,7 +98,7 @@ fn check_event(json: &str) {
     assert_eq!((stored.tag_keys(), stored.expires_at()), (event.tag_keys(), event.expires_at()));
     assert_eq!(stored.deleted_ids(), event.deleted_ids());
     assert_eq!(stored.deleted_addresses(), event.deleted_addresses());
-    // White space apart, no form is much longer than the one that was sent.
+    // Apart from white space, no stored form is much longer than the received one.
     assert!(event.json().len() <= 6 * json.len());
     let address = Ipv4Addr::LOCALHOST.into();
     let client = Source::Client { address, counted_as: address, viewer: Viewer::default() };

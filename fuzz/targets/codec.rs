@@ -1,5 +1,5 @@
-//! The negentropy codec: a message is read to its end or to the byte that is wrong, and what was
-//! read survives being written.
+//! The negentropy codec: a message is decoded to its end or to the faulty byte, and decoded ranges
+//! survive encoding.
 
 use negsync::reconcile::message::{Decoder, Encoder, Payload, Range};
 
@@ -26,7 +26,7 @@ pub fn target(bytes: &[u8]) {
         None => assert_eq!(offset, bytes.len()),
     }
     let written = write(&ranges);
-    // A time beyond the last second is read as infinity, and written as that.
+    // A time after the last second is decoded as infinity, and encoded as that.
     assert!(written.len() <= offset);
     let read: Vec<Range<'_>> = Decoder::new(&written)
         .expect("a version byte was written")
@@ -40,7 +40,7 @@ fn write(ranges: &[Range<'_>]) -> Vec<u8> {
     let mut out = Encoder::new();
     for Range { upper, payload } in ranges {
         let before = out.mark();
-        // What is taken back leaves no trace.
+        // Truncation leaves no trace.
         out.skip(upper);
         out.go_back(before);
         match payload {

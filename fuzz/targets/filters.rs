@@ -1,5 +1,5 @@
-//! Filters: refused by the key that is wrong, or read into a normal form that means the same as
-//! the JSON does.
+//! Filters: refused with the faulty key, or parsed into a normal form with the same meaning as the
+//! JSON.
 
 use negsync::store::{Event, Filter, FilterError};
 use serde_json::{Map, Value};
@@ -20,7 +20,7 @@ pub fn target(bytes: &[u8]) {
     };
     let value: Value = serde_json::from_str(text).expect("a filter is JSON");
     let object = value.as_object().expect("a filter is an object");
-    // The order of keys and values says nothing, nor does a value that is repeated.
+    // The order of keys and values has no meaning, and neither have duplicates.
     assert_eq!(Filter::from_json(&Value::Object(reversed(object))), Ok(filter.clone()));
     assert!(filter.value_count() <= text.len());
     assert_eq!(filter.timeless().timeless(), filter.timeless());
@@ -32,7 +32,7 @@ pub fn target(bytes: &[u8]) {
     }
 }
 
-/// The same filter, written the other way round and with its values twice.
+/// The same filter in reverse order and with duplicate values.
 fn reversed(object: &Map<String, Value>) -> Map<String, Value> {
     let twice = |value: &Value| match value {
         Value::Array(list) => Value::Array(list.iter().rev().chain(list).cloned().collect()),
@@ -41,7 +41,7 @@ fn reversed(object: &Map<String, Value>) -> Map<String, Value> {
     object.iter().rev().map(|(key, value)| (key.clone(), twice(value))).collect()
 }
 
-/// NIP-01, Filters, read off the JSON.
+/// NIP-01, Filters, evaluated on the JSON.
 fn naive(filter: &Map<String, Value>, event: &Value) -> bool {
     filter.iter().all(|(key, wanted)| match key.as_str() {
         "ids" => lists(wanted, &event["id"]),
@@ -57,12 +57,12 @@ fn naive(filter: &Map<String, Value>, event: &Value) -> bool {
     })
 }
 
-/// Time ends where SQLite's integers do.
+/// The last second is that of SQLite's integers.
 fn second(value: &Value) -> Option<u64> {
     value.as_u64().map(|second| second.min(i64::MAX as u64))
 }
 
-/// Ids and keys are the same in either case.
+/// Ids and keys match in either case.
 fn lists(list: &Value, value: &Value) -> bool {
     let same = |one: &Value| match (one.as_str(), value.as_str()) {
         (Some(one), Some(value)) => one.eq_ignore_ascii_case(value),
@@ -75,7 +75,7 @@ fn lists_exactly(list: &Value, value: &Value) -> bool {
     value.is_string() && list.as_array().expect("a list").contains(value)
 }
 
-/// Events that some of the corpus' filters match.
+/// Events that match some of the corpus' filters.
 fn events() -> &'static [(Event, Value)] {
     static EVENTS: OnceLock<Vec<(Event, Value)>> = OnceLock::new();
     EVENTS.get_or_init(|| {

@@ -1,5 +1,6 @@
-//! The import reader: every line with its number, whole, or said to be too long; what it cannot
-//! read as an event it gives a reason for. The first byte chooses how long lines may be.
+//! The import reader: it returns every line with its number, complete or reported as too long, and
+//! a reason for every line that is not an event. The first byte chooses the maximum length of
+//! lines.
 
 use super::input::Input;
 use negsync::store::Event;
@@ -16,7 +17,7 @@ pub fn target(bytes: &[u8]) {
     let limit_bytes = [16 << 20, 1_000, 40, 1][usize::from(input.byte()) % 4];
     let text = input.rest();
     let mut expected = expected(text, limit_bytes);
-    // As many bytes at a time as make lines fall apart.
+    // A buffer small enough to split lines.
     let mut chunks = Chunks::new(BufReader::with_capacity(7, text), limit_bytes);
     let mut read_bytes = 0;
     while let Some(chunk) = chunks.next().expect("memory can be read") {
@@ -33,14 +34,14 @@ pub fn target(bytes: &[u8]) {
     assert_eq!(read_bytes, text.len() as u64);
 }
 
-/// Each line that is not empty, with its number; of one that is too long no text.
+/// Each line that is not empty, with its number; `None` for one that is too long.
 fn expected(text: &[u8], limit_bytes: usize) -> impl Iterator<Item = (u64, Option<String>)> {
     text.split(|byte| *byte == b'\n').zip(1..).filter_map(move |(line, number)| {
         if line.len() > limit_bytes {
             return Some((number, None));
         }
         let line = String::from_utf8_lossy(line);
-        // Some editors begin a file with a mark of its byte order.
+        // Some editors begin a file with a byte order mark.
         let line = line.trim_start_matches('\u{feff}').trim();
         (!line.is_empty()).then(|| (number, Some(line.to_owned())))
     })

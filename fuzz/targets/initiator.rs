@@ -1,6 +1,6 @@
-//! The initiator under both rules, against a peer that answers honestly, or so with some bytes
-//! changed, or with anything. The input says which, answer by answer; when it is used up the peer
-//! is honest, so that the session has to end, and exactly where the peer never was otherwise.
+//! The initiator under both rules, against a peer that answers honestly, or with some bytes
+//! changed, or with arbitrary bytes. The input decides for each answer. At its end the peer is
+//! honest, so the session must end, and its result must be exact if the peer was always honest.
 
 use super::input::Input;
 use super::sets::{FRAME_LIMITS, sets};
@@ -13,9 +13,9 @@ use negsync::reconcile::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 
-/// A peer that follows the protocol is through with the largest of the sets long before.
+/// An honest peer is through with the largest of the sets well before.
 const MOST_HONEST_ANSWERS: usize = 200;
-/// How many answers an input may spoil.
+/// Maximum number of answers that an input may change.
 const MOST_SPOILT_ANSWERS: usize = 24;
 
 pub fn target(bytes: &[u8]) {
@@ -58,34 +58,32 @@ pub fn target(bytes: &[u8]) {
 fn any_options(input: &mut Input<'_>) -> InitiatorOptions {
     let first = sets()[5].items()[0].created_at;
     let flags = input.byte();
-    InitiatorOptions {
-        rule: match flags & 129 {
+    InitiatorOptions::default()
+        .rule(match flags & 129 {
             0 => Rule::Adaptive,
             128 => Rule::Exact,
             _ => Rule::Reference,
-        },
-        frame_limit_bytes: input.choose(&FRAME_LIMITS),
-        opening_limit_bytes: if flags & 2 == 0 { 0 } else { 4_096 },
-        reply_limit_bytes: (flags & 4 != 0).then(|| input.number()),
-        sync_mark: (flags & 8 != 0).then(|| first + input.number() as u64),
-        // Below all items: both sets are whole.
-        since: (flags & 16 != 0).then_some(first),
-        empty_id_lists: flags & 32 == 0,
-        time_bucket_s: if flags & 64 == 0 {
+        })
+        .frame_limit_bytes(input.choose(&FRAME_LIMITS))
+        .opening_limit_bytes(if flags & 2 == 0 { 0 } else { 4_096 })
+        .reply_limit_bytes((flags & 4 != 0).then(|| input.number()))
+        .sync_mark((flags & 8 != 0).then(|| first + input.number() as u64))
+        // Below all items: both sets are complete.
+        .since((flags & 16 != 0).then_some(first))
+        .empty_id_lists(flags & 32 == 0)
+        .time_bucket_s(if flags & 64 == 0 {
             None
         } else {
             NonZeroU64::new(1 << (input.byte() % 20))
-        },
-        bounds_seed: None,
-    }
+        })
 }
 
-/// The answer as the input has it changed.
+/// The answer, changed by the input.
 fn spoil(input: &mut Input<'_>, mut answer: Vec<u8>) -> Vec<u8> {
     match input.byte() % 8 {
-        // As it is.
+        // Unchanged.
         0..3 => {}
-        // Some bytes of it.
+        // Some bytes are changed.
         3 | 4 => {
             for _ in 0..=input.byte() % 4 {
                 let (place, byte) = (input.number(), input.byte());
@@ -94,7 +92,7 @@ fn spoil(input: &mut Input<'_>, mut answer: Vec<u8>) -> Vec<u8> {
             }
         }
         5 => answer.truncate(input.number() % (answer.len() + 1)),
-        // Ranges of the input's own in the middle or at the end.
+        // Ranges from the input in the middle or at the end.
         6 => {
             let place = input.number() % (answer.len() + 1);
             let len = usize::from(input.byte());
@@ -110,19 +108,19 @@ fn spoil(input: &mut Input<'_>, mut answer: Vec<u8>) -> Vec<u8> {
 
 fn check_message(message: &[u8], options: &InitiatorOptions) {
     let limit_bytes = options.frame_limit_bytes;
-    // Of the reference rule the opening takes no heed of the limit; the others fit in it.
+    // The opening of the reference rule ignores the limit; the others must respect it.
     assert!(limit_bytes == 0 || message.len() <= limit_bytes, "{} bytes", message.len());
     let mut last = None;
     for range in Decoder::new(message).expect("a message of v1") {
         let upper = range.expect("a message that can be read").upper.item;
-        // The reference takes a bound that runs backwards from its peer, and passes it on.
+        // The reference accepts a backward bound from its peer, and passes it on.
         let forwards = last.is_none_or(|last| last <= upper);
         assert!(forwards || options.rule == Rule::Reference, "a bound that runs backwards");
         last = Some(upper);
     }
 }
 
-/// How many items of either set the other has not, by cell of time.
+/// The number of items of either set that the other lacks, by time bucket.
 fn cells(
     ours: &SortedItems,
     theirs: &SortedItems,
@@ -154,7 +152,7 @@ fn check_found(
     let have: BTreeSet<[u8; 32]> = found.have.iter().copied().collect();
     let need: BTreeSet<[u8; 32]> = found.need.iter().copied().collect();
     assert!(have.is_subset(&ours), "something found that we never had");
-    // All that is needed was listed by somebody.
+    // Every needed id was listed by the peer.
     assert!(found.need.len() <= theirs.len() * (1 + spoilt) + spoilt_listed);
     if options.rule != Rule::Reference {
         assert_eq!(have.len(), found.have.len(), "an id of ours found twice");

@@ -1,4 +1,4 @@
-//! An input taken apart: what is missing at its end reads as zero.
+//! Reads values from an input; past its end it returns zeros.
 
 pub struct Input<'bytes>(&'bytes [u8]);
 
@@ -15,12 +15,12 @@ impl<'bytes> Input<'bytes> {
         self.take(1).first().copied().unwrap_or(0)
     }
 
-    /// Two bytes as a number, big end first.
+    /// Two bytes as a big-endian number.
     pub fn number(&mut self) -> usize {
         usize::from(self.byte()) << 8 | usize::from(self.byte())
     }
 
-    /// One of `choices`, of which there is at least one.
+    /// One of `choices`, which must not be empty.
     pub fn choose<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[usize::from(self.byte()) % choices.len()]
     }

@@ -1,6 +1,6 @@
-//! The fuzz targets: each is one function of bytes that panics when a rule is broken. libFuzzer
-//! calls them (`fuzz/fuzz_targets`), `tests/fuzz_corpus.rs` replays the committed corpora through
-//! them, and `examples/mutate.rs` feeds them millions of mutated inputs.
+//! The fuzz targets: each is a function of bytes that panics when a rule is violated. libFuzzer
+//! calls them (`fuzz/fuzz_targets`), `tests/fuzz_corpus.rs` replays the committed corpora, and
+//! `examples/mutate.rs` feeds them millions of mutated inputs.
 
 pub mod client_frames;
 pub mod codec;
@@ -12,7 +12,7 @@ pub mod responder;
 pub mod sessions;
 mod sets;
 
-/// A target by its name, which is also that of its corpus.
+/// A target with its name, which is also the name of its corpus.
 #[derive(Clone, Copy)]
 pub struct Target {
     pub name: &'static str,
@@ -21,7 +21,7 @@ pub struct Target {
     pub is_text: bool,
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 7] = [
     Target { name: "codec", run: codec::target, is_text: false },
     Target { name: "responder", run: responder::target, is_text: false },

@@ -1,5 +1,5 @@
-//! The responder: an answer within the frame limit and within bounded work, the same as that of
-//! the `negentropy` crate. The first byte chooses the set, the second the limit, the rest is the
+//! The responder: each answer is within the frame limit, takes bounded work, and equals that of the
+//! `negentropy` crate. The first byte chooses the set, the second the limit, the rest is the
 //! message.
 
 use super::input::Input;
@@ -18,7 +18,7 @@ pub fn target(bytes: &[u8]) {
     let mut responder = Responder::new(&set, limit_bytes).expect("a limit that can be kept");
     let answer = responder.answer(message);
 
-    // Ranges do not overlap: no item is listed twice, and bounds are looked up once.
+    // Ranges do not overlap: no item is listed twice, and each bound is looked up once.
     assert!(set.visited.get() <= set.len(), "{} items visited", set.visited.get());
     assert!(set.looked_up.get() <= 64 + 4 * message.len() + 4 * set.len());
 
@@ -27,7 +27,7 @@ pub fn target(bytes: &[u8]) {
         Err(wrong) => return assert!(wrong.offset <= message.len()),
     };
     assert!(limit_bytes == 0 || answer.len() <= limit_bytes, "{} bytes", answer.len());
-    // Every id once, a fingerprint for every second item, and a bound for each range.
+    // Each id once, a fingerprint for every second item, and a bound for each range.
     assert!(answer.len() <= 100 + 64 * set.len() + 64 * message.len(), "{} bytes", answer.len());
     let mut ranges = Decoder::new(&answer).expect("a message of v1");
     assert!(ranges.all(|range| range.is_ok()), "an answer that cannot be read");
@@ -37,7 +37,7 @@ pub fn target(bytes: &[u8]) {
     assert_eq!(engine.reconcile(message).as_ref(), Ok(&answer));
 }
 
-/// The sets as the crate holds them.
+/// The sets in the crate's form.
 fn of_the_crate() -> &'static [NegentropyStorageVector] {
     static SETS: OnceLock<Vec<NegentropyStorageVector>> = OnceLock::new();
     SETS.get_or_init(|| sets().iter().map(storage).collect())

@@ -1,5 +1,5 @@
-//! Sessions of many peers, fed with any packets in any order: never more than may be open, never
-//! an answer longer than a frame, and what is said of them adds up.
+//! Sessions of many peers with arbitrary packets in any order: the number of open sessions and the
+//! length of answers stay within their limits, and the statistics add up.
 
 use super::input::Input;
 use super::sets::{FRAME_LIMITS, sets};
@@ -54,7 +54,7 @@ fn receive(
 ) {
     let set = set(input);
     let len = input.number() % 512;
-    // Seldom more than a few sessions: their numbers are those that were given out.
+    // Rarely more than a few sessions: the numbers are mostly those of open sessions.
     let Some(mut packet) = Packet::from_bytes(input.take(len)) else { return };
     packet.session %= 8;
     let received = sessions.receive(&peer, &packet, now_s, || Some(set));

@@ -1,4 +1,4 @@
-//! The sets that targets work on: of every size at which something changes.
+//! The sets of the targets: sizes on both sides of each threshold.
 
 use negsync::item::Item;
 use negsync::reconcile::{RangeSet, SortedItems, Sum};
@@ -6,10 +6,10 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// Frame limits: none, the least, and some above it.
+/// Frame limits: none, the minimum, and some above it.
 pub const FRAME_LIMITS: [usize; 4] = [0, 4_096, 4_300, 6_000];
 
-/// A few sets that have most of their items in common.
+/// Several sets with most of their items in common.
 pub fn sets() -> &'static [SortedItems] {
     static SETS: OnceLock<Vec<SortedItems>> = OnceLock::new();
     SETS.get_or_init(|| {
@@ -22,7 +22,7 @@ pub fn sets() -> &'static [SortedItems] {
     })
 }
 
-/// Items of all times, ids in no order.
+/// Items of widely spread times, with random ids.
 fn spread(number: u64) -> Item {
     let mut id = [0; 32];
     for (place, part) in id.chunks_exact_mut(8).enumerate() {
@@ -39,7 +39,7 @@ fn one_second(number: u64) -> Item {
     Item::new(1_700_000_000, id)
 }
 
-/// A set that counts what is asked of it.
+/// A set that counts accesses.
 pub struct Counted<'set> {
     set: &'set SortedItems,
     pub visited: Cell<usize>,

@@ -150,7 +150,7 @@ pub(super) fn unban(arguments: &UnbanArguments) -> anyhow::Result<ExitCode> {
     let is_meant = |kept: &ListEntry| {
         entries.iter().any(|entry| match (entry, kept) {
             (_, ListEntry::AllowKey(..) | ListEntry::AllowEvent(..)) => false,
-            // The hex digits of an event that is not stored cannot be told from a key.
+            // The hex digits of an event that is not stored look like those of a key.
             (ListEntry::Key(one, _), ListEntry::Event(other, _)) => one == other,
             _ => entry.replaces(kept),
         })

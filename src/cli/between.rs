@@ -40,15 +40,13 @@ async fn sync(
     config: &Config,
 ) -> anyhow::Result<BetweenReport> {
     let stop = CancellationToken::new();
-    let options = Options {
-        filter,
-        dry_run: arguments.dry_run,
-        exact: true,
-        live: arguments.live,
-        attempts: if arguments.live { None } else { Options::default().attempts },
-        stop: stop.clone(),
-        ..Options::default()
-    };
+    let options = Options::default()
+        .filter(filter)
+        .dry_run(arguments.dry_run)
+        .exact(true)
+        .live(arguments.live)
+        .attempts(if arguments.live { None } else { Options::default().attempts })
+        .stop(stop.clone());
     let display = Display::new(arguments.trace);
     let shown: Vec<Mutex<PeerDisplay>> =
         urls.iter().map(|url| display.of_peer(&url.to_string()).into()).collect();
@@ -56,7 +54,7 @@ async fn sync(
         .into_iter()
         .map(|url| {
             let trace = arguments.trace.then(|| sync_trace::to_standard_error(&url.to_string()));
-            BetweenRelay { url, trace }
+            BetweenRelay::new(url).trace(trace)
         })
         .collect();
     let show = move |place: usize, progress: Progress| {

@@ -24,7 +24,7 @@ pub(super) struct CompactArguments {
 pub(super) fn run(arguments: &CompactArguments) -> anyhow::Result<ExitCode> {
     let path = arguments.store.file_config("`negsync compact`", "use VACUUM")?.store.path;
     let bar = waiting("writing the store anew");
-    let Compacted { before_bytes, after_bytes, expired, tombstones } = compact(&path)?;
+    let Compacted { before_bytes, after_bytes, expired, tombstones, .. } = compact(&path)?;
     bar.finish_and_clear();
     let store = path.display().to_string();
     let text = match arguments.json {

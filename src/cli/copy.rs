@@ -11,8 +11,7 @@ use negsync::index::{Index, Sets, Slice};
 use negsync::item::Item;
 use negsync::reconcile::RangeSet;
 use negsync::store::{
-    Batches, Event, EventStore, Filter, Origin, Outcome, Selection, StoreOptions, Undelete,
-    VerifiedEvent,
+    Batches, Event, EventStore, Filter, Origin, Outcome, Selection, Undelete, VerifiedEvent,
 };
 use serde_json::json;
 use std::collections::HashSet;
@@ -71,7 +70,7 @@ pub(super) fn run(arguments: &CopyArguments) -> anyhow::Result<ExitCode> {
     let reader = StoreReader::open(&from)?;
     let source = reader.sets(&from)?;
     let batches = Batches::Long { bytes: batch_bytes() };
-    let target = open_index(&to, StoreOptions { batches, ..to.store_options() }, 0)?;
+    let target = open_index(&to, to.store_options().batches(batches), 0)?;
     let mut copying = Copying { reader, source, target, copied: 0, removed: HashSet::new() };
     for _ in 0..MOST_ROUNDS {
         if !copying.round()? {

@@ -45,7 +45,7 @@ impl HandOver {
     pub(super) fn send(&self, index: Index, admission: &Admission) -> anyhow::Result<bool> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let local = Local::configured(index, admission.clone())?;
-        let options = Options { direction: Direction::Up, ..Options::default() };
+        let options = Options::default().direction(Direction::Up);
         let mut shown = Display::new(false).of_peer(&self.url);
         let report = runtime
             .block_on(sync(&local, &self.url, &options, |progress| shown.show(&progress)))?;

@@ -10,7 +10,7 @@ use indicatif::{HumanCount, ProgressBar};
 use negsync::admission::{Admission, RefusalReason, Source};
 use negsync::engine::open_index;
 use negsync::index::Index;
-use negsync::store::{Batches, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
+use negsync::store::{Batches, Origin, Outcome, VerifiedEvent, Verifier};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
@@ -95,7 +95,7 @@ pub(super) fn run(arguments: &ImportArguments) -> anyhow::Result<ExitCode> {
     let mut first = Some(ImportInput::open(files.first().and_then(|file| file.as_deref()))?);
     let batch_bytes = batch_bytes();
     let batches = Batches::Long { bytes: batch_bytes };
-    let options = StoreOptions { batches, ..config.store_options() };
+    let options = config.store_options().batches(batches);
     let index = open_index(&config, options, 0)?;
     let admission = Admission::start(config)?;
     let verifier = Verifier::start()?;

@@ -7,7 +7,7 @@ use negsync::admission::Admission;
 use negsync::config::Config;
 use negsync::engine;
 use negsync::index::{Index, Sets};
-use negsync::store::{Batches, Reader, Store, StoreError, StoreOptions};
+use negsync::store::{Batches, Reader, Store, StoreError};
 use negsync::sync::Local;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -44,7 +44,7 @@ pub(super) fn open_to_read(config: Config) -> anyhow::Result<OpenedLocal> {
 fn open_index(config: &Config) -> Result<Index, StoreError> {
     let memory_bytes = config.index.memory_mb << 20;
     let batches = Batches::Long { bytes: batch_bytes() };
-    let options = StoreOptions { batches, ..config.store_options() };
+    let options = config.store_options().batches(batches);
     engine::open_index(config, options, memory_bytes)
 }
 

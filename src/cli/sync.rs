@@ -133,23 +133,21 @@ async fn sync_all(
 ) -> anyhow::Result<Vec<Report>> {
     let full_interval_s = local.admission.config().sync.full_interval_s;
     let stop = CancellationToken::new();
-    let options = Options {
-        filter,
-        direction: arguments.direction,
-        dry_run: arguments.dry_run,
-        exact: arguments.exact,
-        live: arguments.live,
-        attempts: if arguments.live { None } else { Options::default().attempts },
-        full_interval_s,
-        stop: stop.clone(),
-        trace: None,
-    };
+    let options = Options::default()
+        .filter(filter)
+        .direction(arguments.direction)
+        .dry_run(arguments.dry_run)
+        .exact(arguments.exact)
+        .live(arguments.live)
+        .attempts(if arguments.live { None } else { Options::default().attempts })
+        .full_interval_s(full_interval_s)
+        .stop(stop.clone());
     let display = Display::new(arguments.trace);
     let mut syncs = JoinSet::new();
     for (place, url) in arguments.urls.iter().enumerate() {
         let (local, url) = (local.clone(), url.clone());
         let trace = arguments.trace.then(|| sync_trace::to_standard_error(&url));
-        let options = Options { trace, ..options.clone() };
+        let options = options.clone().trace(trace);
         let mut shown = display.of_peer(&url);
         syncs.spawn(async move {
             let report = sync(&local, &url, &options, |progress| shown.show(&progress)).await;

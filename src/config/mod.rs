@@ -51,7 +51,7 @@ pub use store::{IndexConfig, StoreConfig};
 pub use sync::{Direction, FilterObjects, PeerConfig, SyncConfig};
 pub use write_policy::WritePolicyConfig;
 
-use crate::store::{Batches, Clock, PrivateKinds, StoreOptions};
+use crate::store::{PrivateKinds, StoreOptions};
 use negsync_nostr::RelayUrl;
 use serde::{Deserialize, Serialize};
 
@@ -101,19 +101,16 @@ impl Config {
     /// The options with which all commands open the store, so that they share its index files.
     pub fn store_options(&self) -> StoreOptions {
         let private_kinds = PrivateKinds::new(self.auth.private_kinds.iter().copied());
-        StoreOptions {
-            synchronous: self.store.synchronous,
-            readers: self.store.readers,
-            cache_mb: self.store.cache_mb,
-            wal_mb: self.store.wal_mb,
-            private_kinds: private_kinds.clone(),
-            private_times: Some(private_kinds),
-            relay_url: RelayUrl::parse(&self.auth.relay_url).ok(),
+        StoreOptions::default()
+            .synchronous(self.store.synchronous)
+            .readers(self.store.readers)
+            .cache_mb(self.store.cache_mb)
+            .wal_mb(self.store.wal_mb)
+            .private_kinds(private_kinds.clone())
+            .private_times(private_kinds)
+            .relay_url(RelayUrl::parse(&self.auth.relay_url).ok())
             // A command without a configuration uses the rules that the relay has recorded in the
             // store.
-            retention: Some(self.retention.retention()).filter(|it| !it.is_empty()),
-            batches: Batches::Short,
-            clock: Clock::system(),
-        }
+            .retention(Some(self.retention.retention()).filter(|it| !it.is_empty()))
     }
 }

@@ -39,7 +39,7 @@ use crate::server::health::Health;
 use crate::server::listeners::Listeners;
 use crate::server::shutdown::{Stop, running};
 use crate::server::{Service, message, refusal_log};
-use crate::store::{Clock, PrivateKinds, StoreError, StoreOptions, Verifier};
+use crate::store::{Clock, PrivateKinds, StoreError, Verifier};
 use crate::sync::SyncError;
 use dispatcher::Dispatcher;
 use endpoint::Endpoint;
@@ -179,11 +179,7 @@ impl Relay {
     ) -> Result<Self, RelayError> {
         config.check()?;
         let private_kinds = PrivateKinds::new(config.auth.private_kinds.iter().copied());
-        let options = StoreOptions {
-            retention: Some(config.retention.retention()),
-            clock,
-            ..config.store_options()
-        };
+        let options = config.store_options().retention(config.retention.retention()).clock(clock);
         let opened = {
             let config = config.clone();
             let open = move || open_index(&config, options, config.index.memory_mb << 20);

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Options of a comparison.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct DiffOptions {
     /// The events to compare.
     pub filter: PeerFilter,
@@ -31,6 +32,50 @@ impl Default for DiffOptions {
     fn default() -> Self {
         let (filter, by, stop) = (PeerFilter::default(), By::default(), CancellationToken::new());
         Self { filter, by, exact: false, attempts: 3, stop, trace: None }
+    }
+}
+
+impl DiffOptions {
+    /// Sets [`DiffOptions::filter`].
+    #[must_use]
+    pub fn filter(mut self, filter: PeerFilter) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    /// Sets [`DiffOptions::by`].
+    #[must_use]
+    pub fn by(mut self, by: By) -> Self {
+        self.by = by;
+        self
+    }
+
+    /// Sets [`DiffOptions::exact`].
+    #[must_use]
+    pub fn exact(mut self, exact: bool) -> Self {
+        self.exact = exact;
+        self
+    }
+
+    /// Sets [`DiffOptions::attempts`].
+    #[must_use]
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// Sets [`DiffOptions::stop`].
+    #[must_use]
+    pub fn stop(mut self, stop: CancellationToken) -> Self {
+        self.stop = stop;
+        self
+    }
+
+    /// Sets [`DiffOptions::trace`].
+    #[must_use]
+    pub fn trace(mut self, trace: impl Into<Option<Trace>>) -> Self {
+        self.trace = trace.into();
+        self
     }
 }
 

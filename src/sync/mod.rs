@@ -195,6 +195,7 @@ const FULL_INTERVAL_S: u64 = 7 * DAY_S;
 
 /// Options of a sync.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Options {
     /// The events to sync.
     pub filter: PeerFilter,
@@ -231,6 +232,71 @@ impl Default for Options {
             stop: CancellationToken::new(),
             trace: None,
         }
+    }
+}
+
+impl Options {
+    /// Sets [`Options::filter`].
+    #[must_use]
+    pub fn filter(mut self, filter: PeerFilter) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    /// Sets [`Options::direction`].
+    #[must_use]
+    pub fn direction(mut self, direction: Direction) -> Self {
+        self.direction = direction;
+        self
+    }
+
+    /// Sets [`Options::dry_run`].
+    #[must_use]
+    pub fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// Sets [`Options::exact`].
+    #[must_use]
+    pub fn exact(mut self, exact: bool) -> Self {
+        self.exact = exact;
+        self
+    }
+
+    /// Sets [`Options::live`].
+    #[must_use]
+    pub fn live(mut self, live: bool) -> Self {
+        self.live = live;
+        self
+    }
+
+    /// Sets [`Options::attempts`].
+    #[must_use]
+    pub fn attempts(mut self, attempts: impl Into<Option<u32>>) -> Self {
+        self.attempts = attempts.into();
+        self
+    }
+
+    /// Sets [`Options::full_interval_s`].
+    #[must_use]
+    pub fn full_interval_s(mut self, full_interval_s: u64) -> Self {
+        self.full_interval_s = full_interval_s;
+        self
+    }
+
+    /// Sets [`Options::stop`].
+    #[must_use]
+    pub fn stop(mut self, stop: CancellationToken) -> Self {
+        self.stop = stop;
+        self
+    }
+
+    /// Sets [`Options::trace`].
+    #[must_use]
+    pub fn trace(mut self, trace: impl Into<Option<Trace>>) -> Self {
+        self.trace = trace.into();
+        self
     }
 }
 

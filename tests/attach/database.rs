@@ -1,4 +1,4 @@
-//! A database as one of the two relays keeps it, and a writer that does to it what the relay does.
+//! A database of one of the two relays, and a writer that performs the relay's writes.
 
 use crate::support::model;
 use negsync::store::RelayKind;
@@ -84,7 +84,7 @@ impl Database {
         Self { kind, path: path.to_owned(), connection }
     }
 
-    /// The database of a relay that is there.
+    /// The database of an existing relay.
     pub fn existing(kind: RelayKind, path: &Path) -> Self {
         let connection = Connection::open(path).unwrap();
         Self { kind, path: path.to_owned(), connection }
@@ -101,7 +101,7 @@ impl Database {
         self.connection.prepare_cached(sql).unwrap().execute(values).unwrap()
     }
 
-    /// One event in a transaction of its own, by the relay's own rules.
+    /// Writes one event in a transaction of its own, by the relay's own rules.
     pub fn publish(&self, event: &Value) {
         self.connection.execute_batch("BEGIN IMMEDIATE").unwrap();
         match self.kind {
@@ -111,7 +111,8 @@ impl Database {
         self.connection.execute_batch("COMMIT").unwrap();
     }
 
-    /// What the new event replaces, or what replaces it: rows of the same author, kind and `d`.
+    /// The events that the new one replaces, or that replace it: rows of the same author, kind and
+    /// `d`.
     fn rivals(&self, event: &Value) -> Vec<(i64, u64)> {
         let kind = event["kind"].as_u64().unwrap();
         let d = |event: &Value| values(event, "d").first().cloned().unwrap_or_default();
@@ -185,7 +186,7 @@ impl Database {
     fn publish_py(&self, event: &Value) {
         let kind = event["kind"].as_u64().unwrap();
         let created_at = model::created_at(event);
-        // One of the older versions goes, all of them where kinds are profiles or contacts.
+        // One of the older versions is removed; all of them for profiles and contacts.
         if matches!(kind, 10_000..20_000 | 30_000..40_000) {
             let older = self.rivals(event).into_iter().find(|(_, other)| *other < created_at);
             if let Some((row, _)) = older {
@@ -229,7 +230,7 @@ impl Database {
         }
     }
 
-    /// What the relay removes every few minutes.
+    /// Removes what the relay removes every few minutes.
     pub fn collect_garbage(&self, now: u64) {
         match self.kind {
             RelayKind::NostrRsRelay => {
@@ -245,7 +246,7 @@ impl Database {
         }
     }
 
-    /// Rows and events, whether or not they are shown.
+    /// Rows and events, whether they are shown or not.
     fn stored_where(&self, condition: &str) -> Vec<(i64, Value)> {
         let columns = match self.kind {
             RelayKind::NostrRsRelay => "id, content",
@@ -264,7 +265,7 @@ impl Database {
             .collect()
     }
 
-    /// The events that the relay's clients may have at `now`, by a plain scan.
+    /// The events that the relay's clients may see at `now`, by a direct scan.
     pub fn visible(&self, now: u64) -> Vec<Value> {
         let shown = match self.kind {
             RelayKind::NostrRsRelay => "hidden != TRUE",
@@ -280,7 +281,7 @@ impl Database {
             .collect()
     }
 
-    /// Removes a row that nobody knows of.
+    /// Removes a row without any trace in other rows.
     pub fn remove_by_hand(&self, place: usize) {
         let sql = format!(
             "DELETE FROM {0} WHERE rowid IN (SELECT rowid FROM {0} ORDER BY rowid LIMIT 1 OFFSET ?)",
@@ -289,7 +290,7 @@ impl Database {
         self.execute(&sql, [place as i64]);
     }
 
-    /// A write that has nothing to do with events.
+    /// A write that does not affect events.
     pub fn write_elsewhere(&self, number: u64) {
         let key = json!(number).to_string();
         self.execute("INSERT OR REPLACE INTO account VALUES (?, 1)", [key]);

@@ -1,4 +1,4 @@
-//! Whatever the relay writes, each set equals a scan of what it shows.
+//! After any writes of the relay, each set equals a scan of the events that it shows.
 
 use super::database::{Database, KINDS};
 use crate::support::events::{Author, EPOCH, SPAN_S, generate, unix_now};
@@ -17,10 +17,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 const MEMORY_BYTES: usize = 64 << 20;
-/// How long something may take that is not exact at once.
+/// Timeout for changes that are not visible at once.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Those that are private where nothing else is configured.
+/// The private kinds of the default configuration.
 fn private() -> PrivateKinds {
     PrivateKinds::new(AuthConfig::default().private_kinds)
 }
@@ -62,7 +62,7 @@ fn filters(author: &Author) -> Vec<Vec<Value>> {
 
 fn assert_exact(sets: &Sets, database: &Database, asked: &[Vec<Value>], context: &str) {
     for filters in asked {
-        // Both within one second: events expire.
+        // Both within one second, because events expire.
         let (expected, found) = loop {
             let now = unix_now();
             let visible = database.visible(now);
@@ -81,8 +81,8 @@ fn assert_exact(sets: &Sets, database: &Database, asked: &[Vec<Value>], context:
     }
 }
 
-/// What one step of the random test does. What no row explains has to be noticed, too, where a
-/// number of rows gives it away.
+/// One step of the random test. Changes that no row explains must be detected too, if the number of
+/// rows reveals them.
 fn step(rng: &mut StdRng, database: &Database, events: &mut Vec<Value>) -> &'static str {
     match rng.random_range(0..40) {
         0 => {
@@ -131,7 +131,7 @@ fn sets_equal_a_scan_whatever_the_relay_writes() {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut events = generate(seed, 500);
         let author = Author::new(1);
-        // What expires while sets are kept.
+        // Events that expire while sets are cached.
         for number in 0..40 {
             let second = (unix_now() + rng.random_range(1..4)).to_string();
             let tags = json!([["expiration", second], ["t", "sync"]]);
@@ -151,7 +151,7 @@ fn sets_equal_a_scan_whatever_the_relay_writes() {
             let done = step(&mut rng, &database, &mut events);
             steps += 1;
             let context = format!("{kind:?}, seed {seed}, step {steps}: {done}");
-            // All of it each time, so that no step hides behind the next.
+            // The complete set each time, so that a later step cannot hide a fault.
             let some: Vec<Vec<Value>> = asked
                 .iter()
                 .enumerate()
@@ -189,7 +189,7 @@ fn events_are_given_as_the_relay_has_them() {
     }
 }
 
-/// `auth.private_kinds` says what is not for everybody, before another relay too.
+/// `auth.private_kinds` sets the private kinds, before another relay too.
 #[test]
 fn only_kinds_that_are_configured_as_private_are_left_out() {
     for kind in KINDS {
@@ -215,7 +215,7 @@ fn only_kinds_that_are_configured_as_private_are_left_out() {
     }
 }
 
-/// A flag that somebody sets by hand changes no number of rows: it is found by comparing.
+/// A flag set by hand does not change the number of rows: only a comparison finds it.
 #[test]
 fn what_is_hidden_by_hand_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
@@ -255,7 +255,8 @@ fn another_database_is_refused_with_its_name_and_what_is_wrong() {
     assert!(!folder.path().join("none.db").exists());
 }
 
-/// A migration while it is followed: nothing is answered by rules that may not hold any more.
+/// A migration while the database is followed: no set is answered by rules that may no longer
+/// apply.
 #[test]
 fn a_schema_that_becomes_unknown_ends_the_answers_and_a_known_one_begins_them() {
     let folder = tempfile::tempdir().unwrap();
@@ -273,8 +274,8 @@ fn a_schema_that_becomes_unknown_ends_the_answers_and_a_known_one_begins_them() 
     assert_exact(&sets, &database, &filters(&Author::new(1)), "known again");
 }
 
-/// Moved away, replaced by another file, put back: the set is always that of the file that is
-/// there, and without one there is none.
+/// The file is moved away, replaced by another one, and put back: the set is always that of the
+/// current file, and without a file there is none.
 #[test]
 fn another_file_in_its_place_is_another_set() {
     for kind in KINDS {
@@ -285,7 +286,7 @@ fn another_file_in_its_place_is_another_set() {
                 let path = folder.path().join(format!("kept{number}.db"));
                 let database = Database::new(kind, &path);
                 generate(number, 150).iter().for_each(|event| database.publish(event));
-                // All of it in the one file, which can then be moved.
+                // Everything in a single file, which can then be moved.
                 database.connection.execute_batch("PRAGMA journal_mode = DELETE").unwrap();
                 database
             })
@@ -304,7 +305,7 @@ fn another_file_in_its_place_is_another_set() {
     }
 }
 
-/// The change of which a panic took the rest is not taken for known.
+/// A change that was interrupted by a panic does not count as applied.
 #[test]
 fn everything_is_read_anew_after_a_look_that_panicked() {
     for kind in KINDS {
@@ -318,7 +319,7 @@ fn everything_is_read_anew_after_a_look_that_panicked() {
         while heard.is_to_fail() {
             second += 1;
             database.publish(&Author::new(1).note(second, "n"));
-            // It panics here or on the thread that watches.
+            // It panics here or on the watching thread.
             let _ = catch_unwind(AssertUnwindSafe(|| source.catch_up()));
         }
         source.catch_up().unwrap();

@@ -1,4 +1,4 @@
-//! How much clients of the plugin may take: connections, NEG sessions and what waits for them.
+//! Limits of the sidecar's clients: connections, NEG sessions and outbound memory.
 
 use super::passing::{PATIENCE, Raw, Stand, echo, frame, http};
 use crate::support::client::Client;
@@ -21,7 +21,7 @@ async fn one_connection_too_many_is_refused_with_a_sentence_before_the_relay_hea
         (|config| config.connections.per_address = 2, "429", "has 2 connections"),
     ];
     for (change, status, sentence) in cases {
-        // One more than that the relay itself would refuse, with other words.
+        // The relay itself would refuse one more, with another text.
         let relay = TestRelay::start_with(|config| config.connections.in_all = 3).await;
         let stand = Stand::with(relay.relay.address(), change).await;
         let mut first = Client::connect(&stand.url()).await;
@@ -30,7 +30,8 @@ async fn one_connection_too_many_is_refused_with_a_sentence_before_the_relay_hea
         let answer = answer_to(stand.attach.address(), &request).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         assert!(answer.contains(sentence), "{answer}");
-        // Plain HTTP needs no place, who is there stays, and the place of who goes is free again.
+        // Plain HTTP needs no slot, connected clients stay, and the slot of a closed connection is
+        // free again.
         let plain = http(stand.attach.address(), "GET / HTTP/1.1\r\nConnection: close\r\n\r\n");
         assert!(plain.await.starts_with("HTTP/1.1 200 "));
         first.fence().await;
@@ -44,7 +45,7 @@ async fn one_connection_too_many_is_refused_with_a_sentence_before_the_relay_hea
     }
 }
 
-/// A proxy in front of the plugin tells clients apart, for the plugin and for the relay.
+/// A proxy before the sidecar distinguishes clients, for the sidecar and for the relay.
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_trusted_proxy_each_client_is_counted_and_named_to_the_relay() {
     let relay = TestRelay::start().await;
@@ -78,7 +79,7 @@ async fn a_handshake_that_does_not_come_to_an_end_is_closed_whoever_keeps_it_wai
         assert!(!answer.contains("101"), "{text}: {answer}");
     }
     Client::connect(&stand.url()).await.fence().await;
-    // A relay that takes connections and says nothing.
+    // A relay that accepts connections and sends nothing.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stand = Stand::with(silent.local_addr().unwrap(), change).await;
     assert_eq!(answer_to(stand.attach.address(), &format!("{HANDSHAKE}\r\n")).await, "");
@@ -128,7 +129,7 @@ async fn one_neg_session_too_many_is_refused_and_the_others_go_on() {
     one.send(&json!(["NEG-CLOSE", "a"])).await;
     one.fence().await;
     assert_eq!(other.ask(&ask("b")).await[0], "NEG-MSG");
-    // A connection's end frees its places, however it ends.
+    // Every end of a connection frees its slots.
     drop(other);
     let again = async { while one.ask(&ask("a")).await[0] != "NEG-MSG" {} };
     tokio::time::timeout(PATIENCE, again).await.expect("no place becomes free");
@@ -143,7 +144,7 @@ async fn sets_that_only_sessions_hold_have_a_memory_that_is_given_back() {
     .await;
     let author = Author::new(1);
     for number in 0..4_000_usize {
-        // Of an id of its own, and signed by nobody: nobody looks.
+        // With an id of its own and unsigned: the signature is not checked.
         let mut note = author.event(1, EPOCH, json!([]), "");
         note["id"] = json!(format!("{number:064x}"));
         stand.database.publish(&note);
@@ -153,7 +154,7 @@ async fn sets_that_only_sessions_hold_have_a_memory_that_is_given_back() {
         json!(["NEG-OPEN", format!("n{number}"), filter, EMPTY_SET])
     };
     let mut client = Client::connect(&stand.url()).await;
-    // Each is of a filter of its own, and too cheap to be kept.
+    // Each has a filter of its own, and is too cheap to be cached.
     let mut opened = 0;
     let refusal = loop {
         let answer = client.ask(&open(opened)).await;
@@ -164,7 +165,8 @@ async fn sets_that_only_sessions_hold_have_a_memory_that_is_given_back() {
     };
     assert!((3..30).contains(&opened), "{opened}");
     assert!(refusal[2].as_str().unwrap().starts_with("rate-limited: "), "{refusal}");
-    // What is in memory anyway takes no more of it, and what passes takes none.
+    // A set that is in memory anyway takes no additional memory, and neither do messages that pass
+    // through.
     assert_eq!(client.ask(&json!(["NEG-OPEN", "all", {}, EMPTY_SET])).await[0], "NEG-MSG");
     client.fence().await;
     for number in 0..opened {
@@ -173,7 +175,7 @@ async fn sets_that_only_sessions_hold_have_a_memory_that_is_given_back() {
     for number in 0..opened {
         assert_eq!(client.ask(&open(number)).await[0], "NEG-MSG", "{number} of {opened}");
     }
-    // A connection's end gives it back, too.
+    // The end of a connection frees it too.
     drop(client);
     let mut other = Client::connect(&stand.url()).await;
     for number in 0..opened {
@@ -210,7 +212,7 @@ async fn neg_messages_have_a_rate_by_address_and_what_passes_has_none() {
     })
     .await;
     let mut client = Client::connect(&stand.url()).await;
-    // More than a second's worth, however slow this is.
+    // More than the allowance of a second, however slow the machine is.
     let limited = async {
         loop {
             let answer = client.ask(&json!(["NEG-OPEN", "n", {}, EMPTY_SET])).await;
@@ -227,7 +229,7 @@ async fn neg_messages_have_a_rate_by_address_and_what_passes_has_none() {
     }
 }
 
-/// A relay's side of the next connection, from the handshake on.
+/// The relay's side of the next connection, from the handshake on.
 async fn upgraded(listener: &TcpListener) -> TcpStream {
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut head = Vec::new();
@@ -240,7 +242,7 @@ async fn upgraded(listener: &TcpListener) -> TcpStream {
     stream
 }
 
-/// A relay of one connection, of which the test has every byte.
+/// A relay for one connection, with all of its bytes for the test.
 async fn relay_of_bytes() -> (SocketAddr, oneshot::Receiver<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -249,12 +251,12 @@ async fn relay_of_bytes() -> (SocketAddr, oneshot::Receiver<TcpStream>) {
     (address, stream)
 }
 
-/// More than the sockets hold on both sides of the plugin.
+/// More than the sockets on both sides of the sidecar can hold.
 const FLOOD_BYTES: usize = 128 << 20;
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// Writes the same bytes again and again until all are taken or nothing is for a while; returns
-/// how many were.
+/// Writes the same bytes repeatedly until all are accepted or none for a while; returns the number
+/// accepted.
 async fn flood(stream: &mut TcpStream, chunk: &[u8], while_: Duration) -> usize {
     let mut taken = 0;
     while taken < FLOOD_BYTES {
@@ -267,8 +269,8 @@ async fn flood(stream: &mut TcpStream, chunk: &[u8], while_: Duration) -> usize 
     taken
 }
 
-/// What a client does not take stays with the relay, and not in the plugin's memory; the client
-/// goes in the end, and the relay hears of it.
+/// Data that a client does not read stays with the relay, and not in the sidecar's memory. The
+/// client is closed at the end, and so is the relay's connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_nothing_holds_the_relay_back_and_is_closed() {
     let (address, relay) = relay_of_bytes().await;
@@ -281,7 +283,7 @@ async fn a_client_that_takes_nothing_holds_the_relay_back_and_is_closed() {
     let mut chunk = vec![0x82, 127];
     chunk.extend((CHUNK_BYTES as u64).to_be_bytes());
     chunk.extend(vec![7; CHUNK_BYTES]);
-    // It ends because the plugin has gone, not because of time.
+    // It ends because the sidecar has closed, not because of a timeout.
     let taken = flood(&mut relay, &chunk, PATIENCE).await;
     assert!(taken < FLOOD_BYTES / 2, "{taken} bytes for a client that read none");
     let ended = tokio::time::timeout(PATIENCE, relay.read_to_end(&mut Vec::new())).await;
@@ -297,7 +299,7 @@ async fn a_client_that_takes_nothing_does_not_keep_the_plugin_from_stopping() {
     let mut relay = relay.await.unwrap();
     let question = json!(["NEG-OPEN", "n", {}, EMPTY_SET]).to_string();
     let question = frame(0x81, question.as_bytes(), [1, 2, 3, 4]);
-    // On a slow machine these may stop early: then there is less to wait for.
+    // On a slow machine these may stop early; then there is less to wait for.
     let patience = Duration::from_millis(500);
     flood(&mut relay, &[&[0x82, 126, 0x40, 0][..], &[7; 0x4000]].concat(), patience).await;
     flood(&mut raw.stream, &question, patience).await;
@@ -306,7 +308,7 @@ async fn a_client_that_takes_nothing_does_not_keep_the_plugin_from_stopping() {
     assert!(stopped.await.is_ok(), "the plugin waits for a client that does not read");
 }
 
-/// As much is asked as the sockets take, and no answer is read.
+/// Requests fill the sockets, and no answer is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_no_answers_is_not_asked_on_and_is_closed() {
     let relay = TestRelay::start().await;
@@ -323,7 +325,7 @@ async fn a_client_that_takes_no_answers_is_not_asked_on_and_is_closed() {
     Client::connect(&stand.url()).await.fence().await;
 }
 
-/// What the relay does not take stays with the client; once it is taken, every byte comes.
+/// Data that the relay does not read stays with the client; once it reads, every byte arrives.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_takes_nothing_holds_the_client_back_and_loses_nothing() {
     let (address, relay) = relay_of_bytes().await;
@@ -331,7 +333,7 @@ async fn a_relay_that_takes_nothing_holds_the_client_back_and_loses_nothing() {
     let (mut raw, _) = Raw::connect(stand.attach.address(), false).await;
     let mut relay = relay.await.unwrap();
     let chunk = frame(0x82, &vec![7; CHUNK_BYTES], [1, 2, 3, 4]);
-    // On a slow machine it may stop early; it must not go on to the end.
+    // On a slow machine it may stop early; it must not reach the end.
     let taken = flood(&mut raw.stream, &chunk, Duration::from_millis(500)).await;
     assert!(taken < FLOOD_BYTES / 2, "{taken} bytes for a relay that read none");
     raw.stream.shutdown().await.unwrap();
@@ -342,7 +344,8 @@ async fn a_relay_that_takes_nothing_holds_the_client_back_and_loses_nothing() {
     assert!(passed.chunks(chunk.len()).all(|part| part == &chunk[..part.len()]));
 }
 
-/// A relay that is there and does nothing: its clients are told so, and their places are free.
+/// A relay that accepts connections and does not read: its clients are told so, and their slots
+/// become free.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_a_relay_that_takes_nothing_is_told_so_and_its_place_is_free() {
     let (address, relay) = relay_of_bytes().await;
@@ -355,7 +358,7 @@ async fn a_client_of_a_relay_that_takes_nothing_is_told_so_and_its_place_is_free
     let relay = relay.await.unwrap();
     let (mut from, mut to) = raw.stream.into_split();
     let chunk = frame(0x82, &vec![7; CHUNK_BYTES], [1, 2, 3, 4]);
-    // It is written to for as long as it takes, as by a client that has much to say.
+    // Written as long as it is accepted, like a client with many messages.
     let writing = tokio::spawn(async move { while to.write_all(&chunk).await.is_ok() {} });
     let mut received = Vec::new();
     let read = tokio::time::timeout(PATIENCE, from.read_to_end(&mut received)).await;
@@ -374,7 +377,7 @@ async fn a_client_of_a_relay_that_takes_nothing_is_told_so_and_its_place_is_free
     drop(relay);
 }
 
-/// It has begun a message, inside of which no answer of ours can stand.
+/// The relay has begun a message, within which no answer of ours may be sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_do_not_wait_for_ever_for_the_end_of_a_relays_message() {
     let (address, relay) = relay_of_bytes().await;
@@ -412,7 +415,7 @@ async fn nothing_is_said_after_the_relay_has_closed() {
     raw.stream.write_all(&frame(0x81, question.as_bytes(), [1; 4])).await.unwrap();
     let answer = frame(0x88, &close[2..], [1; 4]);
     raw.stream.write_all(&answer).await.unwrap();
-    // It comes to the relay behind the question.
+    // It reaches the relay after the question.
     let mut passed = vec![0; answer.len()];
     let read = tokio::time::timeout(PATIENCE, relay.read_exact(&mut passed)).await;
     read.unwrap().unwrap();
@@ -421,7 +424,8 @@ async fn nothing_is_said_after_the_relay_has_closed() {
     assert_eq!(read_to_close(raw.stream).await, b"");
 }
 
-/// A client that says its last word keeps its place for as long as the relay goes on with it.
+/// A client that has sent a close frame keeps its slot as long as the relay continues the
+/// connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_on_the_way_out_still_counts() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -438,7 +442,7 @@ async fn who_is_on_the_way_out_still_counts() {
     })
     .await;
     let mut leaving = Vec::new();
-    // Each may end before the next one comes, on a slow machine, but not each of so many.
+    // On a slow machine each may end before the next one arrives, but not all of them.
     while leaving.len() < 500 {
         let (mut raw, head) = Raw::connect(stand.attach.address(), false).await;
         if head.contains(" 503 ") {
@@ -450,7 +454,7 @@ async fn who_is_on_the_way_out_still_counts() {
     assert!((5..500).contains(&leaving.len()), "{} of {most}", leaving.len());
 }
 
-/// A relay that takes a request and says nothing is let go with the client.
+/// A connection to a relay that does not answer a request ends with the client's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_answers_no_request_is_let_go() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -464,7 +468,8 @@ async fn a_relay_that_answers_no_request_is_let_go() {
     let_go.expect("it is waited for for ever").unwrap();
 }
 
-/// A NEG message is kept here until it is complete; all others pass, and are the relay's to wait for.
+/// A NEG message is kept here until it is complete; all others pass, and their timeout is the
+/// relay's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_neg_message_that_is_begun_has_to_end_in_time() {
     let (address, relay) = relay_of_bytes().await;
@@ -477,7 +482,7 @@ async fn a_neg_message_that_is_begun_has_to_end_in_time() {
     let mut relay = relay.await.unwrap();
     let long = "00".repeat(100_000);
     let whole = frame(0x81, json!(["NEG-MSG", "n", long]).to_string().as_bytes(), [1; 4]);
-    // Longer than all the room, so that it has it alone.
+    // Above the total room, so that it takes all of it.
     raw.stream.write_all(&whole).await.unwrap();
     let mut first = vec![0; 6];
     let answered = raw.stream.read_exact(&mut first);
@@ -493,8 +498,8 @@ async fn a_neg_message_that_is_begun_has_to_end_in_time() {
     assert!(passed.is_empty(), "the relay got {} bytes", passed.len());
 }
 
-/// Who is banned while connected is told with the next message; neither its connection nor the next
-/// one reaches the relay.
+/// A client that is banned while connected is told at its next message; neither its connection nor
+/// the next one reaches the relay.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_banned_address_is_refused_until_it_is_banned_no_longer() {
     let relay = TestRelay::start().await;

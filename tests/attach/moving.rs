@@ -1,4 +1,4 @@
-//! Moving in from another relay, by the commands of docs/moving.md.
+//! Moving from another relay, by the commands of docs/moving.md.
 
 use super::database::{Database, KINDS};
 use crate::support::events::{generate, unix_now};
@@ -11,7 +11,7 @@ use std::path::Path;
 
 const GUIDE: &str = include_str!("../../docs/moving.md");
 
-/// The query by which the guide reads a table.
+/// The query for a table in the guide.
 fn query_of_the_guide(table: &str) -> &'static str {
     GUIDE
         .lines()
@@ -53,7 +53,7 @@ fn the_databases_of_both_relays_are_copied_by_the_queries_of_the_guide() {
     }
 }
 
-/// As `strfry export` prints them, with `--fried` too, and `eventstore query`.
+/// The output of `strfry export`, with `--fried` too, and of `eventstore query`.
 #[test]
 fn the_exports_of_other_relays_are_taken_as_they_are() {
     let lines: Vec<String> = generate(32, 120).iter().map(Value::to_string).collect();
@@ -68,7 +68,7 @@ fn the_exports_of_other_relays_are_taken_as_they_are() {
     }
 }
 
-/// What came to the old relay after the copy comes over its socket.
+/// Events that reached the old relay after the copy are synced over its socket.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_came_since_the_copy_is_synced() {
     let old = TestRelay::start().await;
@@ -92,6 +92,6 @@ async fn what_came_since_the_copy_is_synced() {
     })
     .await
     .unwrap();
-    // It may lack what was deleted between the copy and the sync, and nothing else.
+    // Only events deleted between the copy and the sync may be missing.
     assert!(ended.stdout.contains(" 0 only there") || ended.status.success(), "{}", ended.stdout);
 }

@@ -1,5 +1,5 @@
-//! `negsync attach` before a relay on PostgreSQL: what the relay has acknowledged is in the next set,
-//! and nothing else is, while it replaces, deletes, lets expire and cleans up.
+//! `negsync attach` before a relay on PostgreSQL: the next set contains exactly the acknowledged
+//! events, while the relay replaces, deletes, expires and cleans up.
 
 use super::stored_relay::StoredRelay;
 use crate::support::events::{Author, EPOCH, SPAN_S, id_of, unix_now};
@@ -25,7 +25,7 @@ const AUTHORS: u8 = 4;
 const STEPS: usize = 25;
 const EVENTS_BESIDE_SYNCS: u64 = 80;
 
-/// A server whose changes can be followed.
+/// A server that allows its changes to be followed.
 pub fn server() -> Option<TestServer> {
     TestServer::start_own(&[
         ("wal_level", "logical"),
@@ -34,7 +34,7 @@ pub fn server() -> Option<TestServer> {
     ])
 }
 
-/// `negsync attach` before a relay, without limits of rates.
+/// `negsync attach` before a relay, without rate limits.
 pub struct Sidecar {
     pub process: RelayProcess,
     _folder: TempDir,
@@ -59,15 +59,15 @@ impl Sidecar {
     }
 }
 
-/// What everybody is shown.
+/// The public events.
 pub fn public(events: &[Value]) -> Vec<Value> {
     let events = model::visible(events, &AuthConfig::default().private_kinds, &[]);
     let is_kept = |event: &Value| !(20_000..30_000).contains(&event["kind"].as_u64().unwrap());
     events.into_iter().filter(is_kept).collect()
 }
 
-/// Writes events of a few authors: notes that expire or not, what replaces an earlier one, and
-/// deletions of the author's own.
+/// Writes events of a few authors: notes with and without expiration, replacements, and deletions
+/// of the author's own events.
 struct Writer {
     rng: StdRng,
     earlier: Vec<(u8, String)>,
@@ -109,7 +109,7 @@ impl Writer {
             }
             _ => {}
         }
-        // Some of it is stored out of line.
+        // Some contents are stored out of line.
         let words = [1, 1_000][usize::from(rng.random_range(0..8) == 0)];
         let content = format!("{number} \u{1f98a} \"quoted\" \\ \n").repeat(words);
         let event = Author::new(author).event(kind, at, json!(tags), &content);
@@ -119,7 +119,7 @@ impl Writer {
         event
     }
 
-    /// What happens to the table beside the events: the relay's own cleaning, or a hand.
+    /// A change of the table other than an event: the relay's clean-up, or a manual one.
     fn statement(&mut self, tables: RelayTables) -> String {
         let events = tables.events();
         let any = format!("ctid IN (SELECT ctid FROM {events} ORDER BY random() LIMIT 2)");
@@ -133,8 +133,8 @@ impl Writer {
     }
 }
 
-/// Holds the sets for some filters against a scan. Events expire meanwhile: a set is of one of the seconds
-/// in which it was asked for.
+/// Compares the sets for some filters with a scan. Events may expire during the check: a set is
+/// that of one of the seconds in which it was requested.
 async fn assert_exact(client: &mut Client, relay: &StoredRelay, context: &str) {
     let author = Author::new(1).key();
     for filter in [
@@ -172,7 +172,7 @@ async fn sets_equal_a_scan_and_clients_sync_while_the_relay_writes() {
     }
 }
 
-/// The same before nostream itself (`scripts/interop-nostream`).
+/// The same before a real nostream (`scripts/interop-nostream`).
 #[tokio::test(flavor = "multi_thread")]
 async fn nostream_itself_is_followed_while_it_writes() {
     let Some(relay) = StoredRelay::real_nostream() else { return };
@@ -192,7 +192,8 @@ async fn follow(relay: &StoredRelay, writer: &mut Writer, context: &str) {
     let mut client = sidecar.client().await;
     assert_exact(&mut client, relay, &format!("{context}, at first")).await;
     for step in 0..STEPS {
-        // One after the other: nostream takes messages side by side, and a deletion may pass its event.
+        // One after the other: nostream handles messages concurrently, and a deletion may overtake
+        // its event.
         for _ in 0..writer.rng.random_range(1..5) {
             client.store(&writer.event()).await;
         }
@@ -205,7 +206,7 @@ async fn follow(relay: &StoredRelay, writer: &mut Writer, context: &str) {
     assert_exact(&mut client, relay, &format!("{context}, at last")).await;
 }
 
-/// nostr-sdk syncs again and again while the relay writes, and is equal to it when that has ended.
+/// nostr-sdk syncs repeatedly while the relay writes, and is equal to it at the end.
 async fn sync_beside(relay: &StoredRelay, sidecar: &Sidecar, writer: &mut Writer, context: &str) {
     let options = MemoryDatabaseOptions { events: true, max_events: None };
     let sdk = SdkClient::builder().database(MemoryDatabase::with_opts(options)).build();
@@ -231,7 +232,7 @@ async fn sync_beside(relay: &StoredRelay, sidecar: &Sidecar, writer: &mut Writer
     sync(&sdk).await;
     let held = sdk.database().query(SdkFilter::new()).await.unwrap();
     let held: BTreeSet<String> = held.iter().map(|event| event.id.to_hex()).collect();
-    // What has expired by now need not be held.
+    // Expired events need not be there.
     let shown = public(&relay.visible(unix_now()));
     let missing: Vec<&Value> = shown.iter().filter(|event| !held.contains(id_of(event))).collect();
     assert!(shown.len() > 20, "{context}: {}", shown.len());

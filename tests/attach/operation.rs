@@ -1,5 +1,4 @@
-//! The plugin as something that an operator runs and watches: `/health`, `/metrics`, SIGHUP and
-//! `[[peer]]`.
+//! Operating the sidecar: `/health`, `/metrics`, SIGHUP and `[[peer]]`.
 
 use super::database::Database;
 use super::passing::{PATIENCE, Stand, echo};
@@ -25,7 +24,7 @@ fn watched(config: &mut Config) {
     config.attach.status_listen = Some("127.0.0.1:0".parse().unwrap());
 }
 
-/// Asks for `/health` until it is as it should be, and returns what it says.
+/// Requests `/health` until it has the expected status, and returns its text.
 async fn health(stand: &Stand, status: u16) -> String {
     let address = stand.attach.status_address().unwrap();
     let began = Instant::now();
@@ -58,7 +57,7 @@ async fn health_tells_when_the_database_or_the_relay_is_away_and_when_it_is_back
     health(&stand, 200).await;
 
     let relay = {
-        // Nothing listens while it is away: its port is taken again below.
+        // No other process listens while it is away: its port is used again below.
         let TestRelay { relay, config, .. } = relay;
         relay.stop().await;
         let body = health(&stand, 503).await;
@@ -74,7 +73,7 @@ async fn health_tells_when_the_database_or_the_relay_is_away_and_when_it_is_back
     health(&stand, 200).await;
 }
 
-/// A relay that hangs is asked anew each time, and not waited for once and for all.
+/// Each request checks a hanging relay again.
 #[tokio::test(flavor = "multi_thread")]
 async fn health_tells_when_the_relay_hangs_and_when_it_goes_on() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -83,10 +82,10 @@ async fn health_tells_when_the_relay_hangs_and_when_it_goes_on() {
     assert!(body.contains("the relay does not answer: nothing within"), "{body}");
     tokio::spawn(async move {
         let mut asked = Vec::new();
-        // The first one never gets an answer.
+        // The first request never gets an answer.
         while let Ok((mut stream, _)) = listener.accept().await {
             if !asked.is_empty() {
-                // An answer before the question is none.
+                // It must not answer before it has the request.
                 assert!(stream.read(&mut [0; 1_024]).await.unwrap() > 0);
                 let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
                 stream.write_all(answer).await.unwrap();
@@ -97,7 +96,7 @@ async fn health_tells_when_the_relay_hangs_and_when_it_goes_on() {
     health(&stand, 200).await;
 }
 
-/// The relay behind may have paths of these names.
+/// The relay itself may have these paths.
 #[tokio::test(flavor = "multi_thread")]
 async fn health_and_metrics_are_on_an_address_of_their_own_and_nowhere_without_one() {
     let stand = Stand::with(echo().await, watched).await;
@@ -121,7 +120,7 @@ async fn health_and_metrics_are_on_an_address_of_their_own_and_nowhere_without_o
     assert_eq!(stand.attach.status_address(), None);
 }
 
-/// A sample of `/metrics`; `None` where there is none of the name.
+/// A value of `/metrics`; `None` if there is none with the name.
 async fn sample(stand: &Stand, name: &str) -> Option<f64> {
     let body = http(stand.attach.status_address().unwrap(), "GET", "/metrics", &[]).await.body;
     let line = body.lines().find_map(|line| line.strip_prefix(&format!("{name} ")))?;
@@ -181,7 +180,7 @@ async fn metrics_count_what_is_answered_here_and_nothing_of_what_passes() {
     becomes(&stand, "negsync_neg_sessions", 0.0).await;
 }
 
-/// A relay that stores each EVENT as nostr-rs-relay does, and says OK.
+/// A relay that stores each EVENT like nostr-rs-relay, and answers OK.
 async fn storing(path: PathBuf) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -219,13 +218,13 @@ fn configuration(path: &Path, relay: SocketAddr, more: &str) -> String {
     )
 }
 
-/// SIGHUP changes limits, begins to keep a peer in sync, and refuses what is wrong.
+/// SIGHUP changes limits, starts a sync with a peer, and refuses an invalid configuration.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_sighup_limits_change_and_peers_are_kept_in_sync() {
     let folder = tempfile::tempdir().unwrap();
     let [path, file, notes] =
         ["relay.db", "relay.toml", "notes.sqlite"].map(|name| folder.path().join(name));
-    // Of what is replaced or deleted the two relays have rules of their own.
+    // The two relays have different rules for replaced and deleted events.
     let notes_of = |author: u8| -> Vec<Value> {
         (0..60).map(|at| Author::new(author).note(EPOCH + at, "a note")).collect()
     };
@@ -270,7 +269,7 @@ async fn on_sighup_limits_change_and_peers_are_kept_in_sync() {
 
     let all = model::ids(&[ours, theirs].concat());
     equal(attach.url(), &peer, |ids| *ids == all).await;
-    // Live, both ways.
+    // Live, in both directions.
     let (here, there) = (Author::new(7).note(EPOCH, "here"), Author::new(8).note(EPOCH, "there"));
     database.publish(&here);
     peer.client().await.store(&there).await;
@@ -282,7 +281,7 @@ async fn on_sighup_limits_change_and_peers_are_kept_in_sync() {
     assert!(status.success(), "{log}");
 }
 
-/// Waits until the plugin and its peer have the same, and what they are to have.
+/// Waits until the sidecar and its peer have the same, expected events.
 async fn equal(
     url: &str,
     peer: &TestRelay,
@@ -319,7 +318,7 @@ async fn a_plugin_of_the_library_reloads_too() {
     assert!(Client::connect_for(&stand.url(), "-").await.is_ok());
 }
 
-/// What would keep SQLite waiting for ever, and other things that are no file.
+/// A file that would make SQLite wait forever, and other objects that are not files.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_file_in_the_databases_place_keeps_nobody_waiting() {
     let relay = TestRelay::start().await;
@@ -329,7 +328,7 @@ async fn what_is_no_file_in_the_databases_place_keeps_nobody_waiting() {
     let named = format!("nostr-rs-relay:{}", path.display());
     let url = relay.url();
     let arguments = ["attach", "--attach", &named, "--url", &url, "--listen", "127.0.0.1:0"];
-    // At the start, which would wait for somebody to write.
+    // At the start, which would wait for a writer.
     for place in ["", "-wal", "-shm"] {
         if !place.is_empty() {
             let _ = std::fs::remove_file(&path);
@@ -349,7 +348,7 @@ async fn what_is_no_file_in_the_databases_place_keeps_nobody_waiting() {
     assert!(ended.stderr.contains("is no regular file"), "{ended:?}");
     std::fs::remove_dir(&path).unwrap();
 
-    // While it runs: each set is refused, and it ends when it is told to.
+    // While it runs: each set is refused, and it ends on request.
     drop(Database::new(RelayKind::NostrRsRelay, &path));
     let attach = RelayProcess::attach(&["--attach", &named, "--url", &url]);
     let mut client = attach.client().await;

@@ -1,4 +1,5 @@
-//! What passes through the plugin: all that is not NEG, to the byte, both ways.
+//! Traffic that passes through the sidecar: everything except NEG, byte for byte, in both
+//! directions.
 
 use super::database::Database;
 use crate::support::events::{Author, EPOCH, generate};
@@ -20,8 +21,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The plugin before a relay at `address`, over a database of events that the relay knows nothing
-/// of, so that it shows who answered.
+/// The sidecar before a relay at `address`, over a database with events that the relay lacks: the
+/// answers show who answered.
 pub struct Stand {
     pub attach: Attach,
     pub config: Config,
@@ -34,7 +35,7 @@ impl Stand {
         Self::with(address, |_| {}).await
     }
 
-    /// With a configuration that is changed first.
+    /// With a configuration changed by `change`.
     pub async fn with(address: SocketAddr, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("relay.db");
@@ -88,7 +89,7 @@ const TEXT: u8 = 0x81;
 const PING: u8 = 0x89;
 const CLOSE: u8 = 0x88;
 
-/// A connection on which every byte counts.
+/// A connection on which every byte is compared.
 pub struct Raw {
     pub stream: TcpStream,
     received: Vec<u8>,
@@ -113,7 +114,7 @@ impl Raw {
         (Self { stream, received: Vec::new() }, String::from_utf8(head).unwrap())
     }
 
-    /// Reads until all that is received holds `end` after `from`.
+    /// Reads until the received bytes after `from` contain `end`.
     async fn read_to(&mut self, end: &[u8], from: usize) {
         let found =
             |bytes: &[u8]| end.is_empty() || bytes.windows(end.len()).any(|window| window == end);
@@ -135,7 +136,8 @@ impl Raw {
     }
 }
 
-/// What is said, and what the answer holds. Signatures are random: it is made once.
+/// The messages of a conversation and the expected answers. Made once, because signatures are
+/// random.
 fn conversation() -> Vec<(Value, &'static str)> {
     let author = Author::new(1);
     let mut event = author.note(EPOCH + 1, &"long ".repeat(14_000));
@@ -156,8 +158,8 @@ fn conversation() -> Vec<(Value, &'static str)> {
     ]
 }
 
-/// Holds a conversation of frames cut at random, once the relay has said its `greeting`, and returns
-/// every byte that came back.
+/// Sends a conversation in randomly cut frames, after the relay's `greeting`, and returns every
+/// byte received.
 pub async fn converse(
     address: SocketAddr,
     greeting: &str,
@@ -167,14 +169,14 @@ pub async fn converse(
 ) -> Vec<u8> {
     let mut rng = StdRng::seed_from_u64(seed);
     let (mut raw, _) = Raw::connect(address, false).await;
-    // What a relay says unasked and what it answers come in any order.
+    // Unsolicited messages and answers of a relay come in any order.
     raw.read_to(greeting.as_bytes(), 0).await;
     for (number, (message, end)) in steps.iter().enumerate() {
         let from = raw.received.len();
         let text = message.to_string();
         let mask = rng.random();
         let mut bytes = if number % 3 == 0 {
-            // In frames of which each is a part, with a ping between them.
+            // In several frames, with a ping between them.
             let (first, second) = text.split_at(rng.random_range(1..text.len()));
             let ping = format!("between {number}");
             [
@@ -205,7 +207,7 @@ pub async fn converse(
     without_challenge(raw.received)
 }
 
-/// NIP-42: what is random in an answer becomes zeros.
+/// NIP-42: replaces the random part of an answer by zeros.
 fn without_challenge(mut received: Vec<u8>) -> Vec<u8> {
     const BEGIN: &[u8] = br#"["AUTH",""#;
     if let Some(at) = received.windows(BEGIN.len()).position(|bytes| bytes == BEGIN) {
@@ -231,7 +233,7 @@ async fn a_conversation_without_neg_is_the_same_to_the_byte() {
     }
 }
 
-/// Fails with what stands where the two part.
+/// On a difference, fails with the bytes around it.
 pub fn assert_same(direct: &[u8], through: &[u8], context: &str) {
     let at = direct.iter().zip(through).position(|(one, other)| one != other);
     let shown = |bytes: &[u8]| {
@@ -251,7 +253,7 @@ async fn neg_is_answered_from_the_database_and_all_else_by_the_relay() {
     client.store(&note).await;
     assert_eq!(neg_ids(&mut client, &json!({})).await, stand.ids());
     assert_eq!(model::ids(&client.query(&[json!({})]).await), model::ids([&note]));
-    // What the relay would say is not what comes.
+    // The relay would answer differently.
     let unknown = client.ask(&json!(["NEG-MSG", "nothing", "61"])).await;
     assert!(unknown[2].as_str().unwrap().starts_with("closed:"), "{unknown}");
     let bad = client.ask(&json!(["NEG-OPEN", "n", { "kinds": "x" }, "61"])).await;
@@ -260,7 +262,7 @@ async fn neg_is_answered_from_the_database_and_all_else_by_the_relay() {
     client.fence().await;
 }
 
-/// The verb is found however it is written and however its message is cut into frames.
+/// The verb is found in every spelling and every division of the message into frames.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_neg_verb_is_known_in_any_writing() {
     let relay = TestRelay::start().await;
@@ -284,7 +286,7 @@ async fn a_neg_verb_is_known_in_any_writing() {
     }
 }
 
-/// The two ends of a connection that passes through.
+/// Both ends of a connection that passes through.
 async fn both_ends() -> (Stand, Raw, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stand = Stand::before(listener.local_addr().unwrap()).await;
@@ -296,8 +298,8 @@ async fn both_ends() -> (Stand, Raw, TcpStream) {
     (stand, raw, relay.await.unwrap())
 }
 
-/// A client that begins a message and never says a word of it: what was held back for its verb's
-/// sake is passed on before it takes memory.
+/// A client that begins a message and sends only empty frames: the held bytes are passed on before
+/// they take much memory.
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_without_a_text_are_not_kept() {
     let (_stand, mut raw, mut relay) = both_ends().await;
@@ -309,7 +311,7 @@ async fn frames_without_a_text_are_not_kept() {
     assert_same(&[begun, more].concat(), &passed, "what passed");
 }
 
-/// What is held back of a message for its verb's sake passes when the client breaks it off.
+/// Bytes held for the verb's sake are passed on when the client breaks the message off.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_broken_off_passes() {
     let (_stand, mut raw, mut relay) = both_ends().await;
@@ -321,7 +323,7 @@ async fn a_message_that_is_broken_off_passes() {
     assert_same(&sent, &passed, "what passed");
 }
 
-/// Answers stand between the relay's messages, never inside one.
+/// Answers are sent between the relay's messages, never within one.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_and_the_relays_messages_come_whole() {
     let relay = TestRelay::start().await;
@@ -360,7 +362,7 @@ pub async fn http(address: SocketAddr, request: &str) -> String {
     answer
 }
 
-/// A relay that says what it says, and who asked.
+/// A relay that returns what it gets, with the client's address.
 pub async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -417,7 +419,7 @@ async fn the_document_is_the_relays_with_77_and_other_http_is_the_relays() {
             json!({ "name": "theirs", "supported_nips": nips, "limitation": limitation });
         assert_eq!(document, expected, "{path}");
     }
-    // Of which there is nothing to read.
+    // There is no body to read.
     let asked = "HEAD / HTTP/1.1\r\nHost: x\r\nAccept: application/nostr+json\r\n\
         Connection: close\r\n\r\n";
     let answer = http(stand.attach.address(), asked).await.to_ascii_lowercase();
@@ -433,7 +435,7 @@ async fn the_document_is_the_relays_with_77_and_other_http_is_the_relays() {
     assert!(!answer.contains("203.0.113.9"), "{answer}");
 }
 
-/// A client says who it is in none of the ways that some relay may believe.
+/// No header by which some relay may identify a client is passed on.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_header_by_which_a_client_is_another_one_is_passed_on() {
     let stand = Stand::before(echo().await).await;
@@ -486,7 +488,7 @@ async fn frames_that_a_client_must_not_send_end_the_connection_with_1002() {
             raw.read_to_end().await;
             let received = String::from_utf8_lossy(&raw.received).into_owned();
             assert!(!received.contains("NEG-MSG") && !received.contains("EOSE"), "{received}");
-            // A close frame with the code 1002.
+            // A close frame with code 1002.
             assert!(
                 raw.received.windows(3).any(|it| it[0] >= 2 && it[1..] == [0x03, 0xea]),
                 "{received}"
@@ -508,7 +510,7 @@ async fn a_relay_that_is_away_or_goes_is_said_to_be() {
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
 }
 
-/// A relay that is killed says nothing: the client is told in its place.
+/// A killed relay sends nothing: the sidecar tells the client.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_vanishes_is_told_with_1012() {
     let relay = TestRelay::start().await;
@@ -543,8 +545,8 @@ async fn stopping_closes_with_1001_and_leaves_nothing_behind() {
     stopping.await.unwrap();
 }
 
-/// While the database is away NEG-OPEN is refused and all else goes on; when it is back, so are
-/// the sets.
+/// While the database is missing, NEG-OPEN is refused and everything else continues; when it is
+/// back, so are the sets.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_database_neg_is_refused_and_all_else_goes_on() {
     let relay = TestRelay::start().await;

@@ -1,4 +1,4 @@
-//! The two relays themselves, where they are installed: `NEGSYNC_NOSTR_RELAY_PY` and
+//! The two real relays, if they are installed: `NEGSYNC_NOSTR_RELAY_PY` and
 //! `NEGSYNC_NOSTR_RS_RELAY` name their programs.
 
 use super::database::{Database, KINDS};
@@ -41,7 +41,7 @@ struct RealRelay {
     folder: PathBuf,
 }
 
-/// Its program, or `None` and a word about it.
+/// Its program; reports if there is none.
 fn program(kind: RelayKind) -> Option<PathBuf> {
     let variable = match kind {
         RelayKind::NostrRsRelay => "NEGSYNC_NOSTR_RS_RELAY",
@@ -49,7 +49,7 @@ fn program(kind: RelayKind) -> Option<PathBuf> {
     };
     let program = std::env::var_os(variable).map(PathBuf::from);
     if program.is_none() {
-        // Past the test harness, which would keep it to itself.
+        // Past the test harness, which would capture the output.
         let _ = writeln!(
             std::io::stderr(),
             "\n*** LEFT OUT: {} itself. Set {variable} to its program to run with it.\n",
@@ -72,7 +72,7 @@ impl RealRelay {
         Self::start_with(kind, folder, port, |_| String::new())
     }
 
-    /// As [`RealRelay::start`]; `more` is what else its configuration has.
+    /// Like [`RealRelay::start`]; `more` is added to its configuration.
     fn start_with(
         kind: RelayKind,
         folder: &Path,
@@ -125,7 +125,7 @@ impl RealRelay {
     }
 
     fn end(&mut self) {
-        // Of a process that has ended this says so, and nothing else.
+        // Fails only if the process has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -208,8 +208,8 @@ fn seeds() -> u64 {
     std::env::var("NEGSYNC_SEEDS").map_or(2, |text| text.parse().unwrap())
 }
 
-/// Events are published and deleted through the plugin all the while; each that was acknowledged
-/// is in the next set, and in the end all three are equal.
+/// Events are published and deleted through the sidecar during the syncs; each acknowledged one is
+/// in the next set, and at the end all three are equal.
 #[tokio::test(flavor = "multi_thread")]
 async fn nostr_sdk_syncs_while_events_come_and_go() {
     for kind in KINDS {
@@ -248,7 +248,7 @@ async fn nostr_sdk_syncs_while_events_come_and_go() {
             assert_eq!(sdk_held(&client).await, expected, "{context}");
             let mut asking = Client::connect_elsewhere(&address).await;
             assert_eq!(neg_ids(&mut asking, &json!({})).await, expected, "{context}");
-            // What the client alone has goes up, through the same address.
+            // Events that only the client has are uploaded through the same address.
             let author = Author::new(50);
             for second in 0..20 {
                 let note = author.note(unix_now() - 100 + second, "its own").to_string();
@@ -265,8 +265,8 @@ async fn nostr_sdk_syncs_while_events_come_and_go() {
     }
 }
 
-/// A client that the relay believes is given its own private events, as the relay itself gives them;
-/// one that it refuses is given none. nostr-rs-relay withholds kind 4, nostr-relay nothing.
+/// A client that has authenticated gets its own private events, like from the relay itself; one
+/// that was refused gets none. nostr-rs-relay withholds kind 4, nostr-relay nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_the_relay_believes_is_given_its_own() {
     for kind in KINDS {
@@ -326,7 +326,7 @@ async fn who_the_relay_believes_is_given_its_own() {
     }
 }
 
-/// Our side of a sync for a relay: its database, and the way into it.
+/// Our side of a sync for a relay: its database, and the storage through the relay.
 fn local(relay: &RealRelay, folder: &TempDir) -> Local {
     let path = RealRelay::database_path(relay.kind, &relay.folder);
     let config = config(relay.kind, &path, relay.address);
@@ -336,8 +336,8 @@ fn local(relay: &RealRelay, folder: &TempDir) -> Local {
     Local::attached(sets, Arc::new(notes), Admission::start(config).unwrap()).unwrap()
 }
 
-/// From one relay's database to the other relay by way of the plugin before it, both ways; with
-/// only one of them installed, between two of it.
+/// From one relay's database to the other relay through its sidecar, in both directions; with only
+/// one of them installed, between two instances of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn relay_to_relay_ends_equal() {
     let installed: Vec<RelayKind> =
@@ -348,8 +348,8 @@ async fn relay_to_relay_ends_equal() {
         let ours = RealRelay::start(*first, folders[0].path(), None).unwrap();
         let theirs = RealRelay::start(*last, folders[1].path(), None).unwrap();
         let attach = theirs.attach().await;
-        // Deletions come after what they delete, and what is replaced is not on the other side:
-        // how the two relays treat the rest differs.
+        // Deletions come after their targets, and replaced events are not on the other side: the
+        // relays differ in their other rules.
         let events = churn(seed, 200, unix_now() - 1_000);
         let mut shared: Vec<Value> = model::kept(&events, unix_now());
         shared.extend(real_notes(seed));
@@ -379,17 +379,17 @@ async fn relay_to_relay_ends_equal() {
     }
 }
 
-/// Notes that other people wrote, where such are named; another part of them for each seed.
+/// Notes of real authors, if `NEGSYNC_REAL_EVENTS` names them; another part for each seed.
 fn real_notes(seed: u64) -> Vec<Value> {
     let named = corpora(0, 0).into_iter().nth(1);
     let events = named.map_or(Vec::new(), |corpus| corpus.events);
-    // One that has expired neither relay takes.
+    // Neither relay accepts an expired event.
     let stays = |event: &Value| !event["tags"].to_string().contains("\"expiration\"");
     let notes = events.into_iter().filter(|event| event["kind"] == 1 && stays(event));
     notes.skip(seed as usize * REAL_NOTES).take(REAL_NOTES).collect()
 }
 
-/// What the relay refuses is counted, remembered and not asked for again.
+/// Events that the relay refuses are counted, recorded and not requested again.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_relay_does_not_take_is_not_asked_for_again() {
     for kind in KINDS {
@@ -400,14 +400,13 @@ async fn what_the_relay_does_not_take_is_not_asked_for_again() {
         let newer = author.event(10_002, at + 9, json!([]), "newer");
         let mut client = Client::connect_elsewhere(&format!("ws://{}", relay.address)).await;
         client.store(&newer).await;
-        // Our own relay has an older version, deletes nothing, and has a note that fits.
+        // Our own relay has an older version, deletes nothing, and has an acceptable note.
         let peer = crate::support::TestRelay::start().await;
         let note = author.note(at, "fits");
         let older = author.event(10_002, at, json!([]), "older");
         peer.client().await.publish_all(&[note.clone(), older.clone()]).await;
         let local = local(&relay, &folder);
-        let options =
-            || Options { direction: negsync::sync::Direction::Down, ..Options::default() };
+        let options = || Options::default().direction(negsync::sync::Direction::Down);
         let first = sync(&local, &peer.url(), &options(), |_| {}).await.unwrap();
         assert!(visible(&relay.database()).contains(id_of(&note)), "{kind:?}: {first:?}");
         if kind == RelayKind::NostrRsRelay {
@@ -422,8 +421,8 @@ async fn what_the_relay_does_not_take_is_not_asked_for_again() {
     }
 }
 
-/// A conversation without NEG verbs, recorded at the relay and through the plugin, each with a
-/// fresh relay.
+/// A conversation without NEG verbs, recorded at the relay and through the sidecar, each with a new
+/// relay.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recorded_conversation_is_the_same_to_the_byte() {
     for (kind, seed) in
@@ -467,10 +466,10 @@ async fn a_recorded_conversation_is_the_same_to_the_byte() {
 
 type CancellationFlag = Arc<AtomicBool>;
 
-/// Held by whoever writes, and alone by whoever compares.
+/// Shared by writers, and exclusive for comparisons.
 type Gate = Arc<RwLock<()>>;
 
-/// Publishes and deletes until told to stop, however often the relay goes.
+/// Publishes and deletes until stopped, even while the relay restarts.
 async fn load(address: String, gate: Gate, stop: CancellationFlag) {
     let mut events = churn(77, 5_000, unix_now() - 10_000).into_iter();
     while !stop.load(Ordering::Relaxed) {
@@ -489,7 +488,7 @@ async fn load(address: String, gate: Gate, stop: CancellationFlag) {
     }
 }
 
-/// The set through the plugin equals a scan. Nothing is published meanwhile; what was on its way
+/// The set through the sidecar equals a scan. Nothing is published meanwhile; events in transit
 /// when a connection broke may still be stored.
 async fn assert_equal(attach: &Attach, database: &Database, gate: &Gate, context: &str) {
     let began = Instant::now();
@@ -538,7 +537,7 @@ async fn stopping_restarting_vacuuming_and_replacing_under_load_never_gives_a_wr
             assert!([1001, 1012].contains(&code), "{}: {code}", context("closed"));
             let path = RealRelay::database_path(kind, folder.path());
             if round == 1 {
-                // Another file in its place: the relay begins anew.
+                // Another file in its place: the relay starts with it.
                 for suffix in ["", "-wal", "-shm"] {
                     let mut name = path.clone().into_os_string();
                     name.push(suffix);

@@ -1,5 +1,5 @@
-//! A database that is overwritten, locked or vacuumed under the sets: what is answered is right, or
-//! nothing is.
+//! A database that is overwritten, locked or vacuumed under the sets: answers are correct, or there
+//! are none.
 
 use super::database::{Database, KINDS};
 use super::passing::config;
@@ -37,7 +37,7 @@ fn given(sets: &Sets, filter: &Value) -> Result<BTreeSet<String>, String> {
     Ok(ids)
 }
 
-/// As [`given`], after the refusals of those who began to read a little earlier.
+/// Like [`given`], after refusals to readers that began slightly earlier.
 fn given_at_last(sets: &Sets, filter: &Value) -> BTreeSet<String> {
     let began = Instant::now();
     loop {
@@ -53,12 +53,12 @@ fn scan(database: &Database, filter: &Value) -> BTreeSet<String> {
     model::ids(model::answer(std::slice::from_ref(filter), &visible))
 }
 
-/// As `cp` does it, in another process: here it would take SQLite's locks away.
+/// Like `cp`, in another process: in this one it would drop SQLite's locks.
 fn overwrite(path: &Path, with: &Path) {
     assert!(Command::new("cp").arg(with).arg(path).status().unwrap().success());
 }
 
-/// A database in one file that nobody has open, and what is in it.
+/// A database in one file that is not open, and its contents.
 fn closed(kind: RelayKind, path: &Path, events: &[Value]) -> BTreeSet<String> {
     let database = Database::new(kind, path);
     events.iter().for_each(|event| database.publish(event));
@@ -66,11 +66,11 @@ fn closed(kind: RelayKind, path: &Path, events: &[Value]) -> BTreeSet<String> {
     scan(&database, &json!({}))
 }
 
-/// A database whose file is given one content after the other.
+/// A database whose file gets several contents in turn.
 struct Overwritten {
     folder: TempDir,
     path: PathBuf,
-    // One, another, and the first one as it was a little earlier. The file has the first.
+    // One, another, and the first one in a slightly earlier state. The file has the first.
     contents: Vec<(PathBuf, BTreeSet<String>)>,
     sets: Sets,
 }
@@ -109,7 +109,7 @@ fn a_file_that_is_overwritten_in_its_place_is_read_anew() {
             let database = Database::existing(kind, content);
             assert!(given(&sets, &some) == Ok(scan(&database, &some)), "{kind:?}");
         }
-        // The relay goes on with it.
+        // The relay continues with it.
         let database = Database::existing(kind, &path);
         for event in generate(3, 40) {
             database.publish(&event);
@@ -118,7 +118,7 @@ fn a_file_that_is_overwritten_in_its_place_is_read_anew() {
     }
 }
 
-/// Whoever asks while it is being overwritten is given one content or the other, or nothing.
+/// During an overwrite a reader gets one content or the other, or nothing.
 #[test]
 fn no_set_is_a_mixture_of_two_contents() {
     for kind in KINDS {
@@ -154,7 +154,7 @@ fn no_set_is_a_mixture_of_two_contents() {
     }
 }
 
-/// The plugin over a database, before a relay that knows nothing of it.
+/// The sidecar over a database, before a relay that lacks its events.
 async fn stand(kind: RelayKind, path: &Path) -> (TestRelay, Attach, Client) {
     let relay = TestRelay::start().await;
     let config = config(kind, path, relay.relay.address());
@@ -163,14 +163,14 @@ async fn stand(kind: RelayKind, path: &Path) -> (TestRelay, Attach, Client) {
     (relay, attach, client)
 }
 
-/// A lock that keeps readers out: they are told so, all of them, and all else goes on.
+/// A lock that excludes readers: all of them are refused, and everything else continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_it_is_locked_nothing_is_answered_and_afterwards_what_is_there() {
     for kind in KINDS {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("relay.db");
         let database = Database::new(kind, &path);
-        // With a write-ahead log nobody can keep readers out.
+        // In WAL mode readers cannot be excluded.
         database.connection.execute_batch("PRAGMA journal_mode = DELETE").unwrap();
         generate(1, 120).iter().for_each(|event| database.publish(event));
         let (_relay, attach, mut client) = stand(kind, &path).await;
@@ -190,7 +190,7 @@ async fn while_it_is_locked_nothing_is_answered_and_afterwards_what_is_there() {
         futures_util::future::join_all(asking).await;
         let sql = format!("DELETE FROM {} WHERE rowid % 3 = 0", database.table());
         database.connection.execute_batch(&format!("{sql}; COMMIT")).unwrap();
-        // Who began to wait before that may still be told that it was in vain.
+        // Readers that began to wait before may still be refused.
         let began = Instant::now();
         let found = loop {
             match reconcile(&mut client, &all, [], 0).await {
@@ -199,12 +199,12 @@ async fn while_it_is_locked_nothing_is_answered_and_afterwards_what_is_there() {
             }
         };
         assert_eq!(found, scan(&database, &all), "{kind:?}");
-        // What was open is what it was.
+        // The open session is unchanged.
         assert_eq!(session.finish(&mut client).await.unwrap().need, opened, "{kind:?}");
     }
 }
 
-/// A session goes on with the set that it began with; the next one has what is there then.
+/// A session keeps its set; the next one has the current contents.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vacuum_during_sessions_changes_none_of_them() {
     for kind in KINDS {
@@ -221,7 +221,7 @@ async fn a_vacuum_during_sessions_changes_none_of_them() {
             let before = scan(&database, &all);
             let session = Session::open(&mut client, "open", &all, &notes[..9], 4_096).await;
             let session = session.unwrap();
-            // Room that a vacuum gives back, and rows that it gives other numbers.
+            // Room that a vacuum frees, and rows that it renumbers.
             (0..20).for_each(|place| database.remove_by_hand(place * 3));
             database.publish(&author.note(EPOCH + 1_000 + round, "later"));
             database.vacuum();

@@ -1,5 +1,5 @@
-//! What goes wrong between `negsync attach` and the PostgreSQL server: each fault is named with what to
-//! do, sets are refused or right, and everything goes on by itself.
+//! Faults between `negsync attach` and the PostgreSQL server: each is reported with a hint, sets
+//! are refused or correct, and everything recovers by itself.
 
 use super::on_postgres::{Sidecar, public, server};
 use super::stored_relay::StoredRelay;
@@ -18,10 +18,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// How long it may take until everything has been read anew.
+/// Timeout for reading everything again.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What NEG-OPEN is answered with: the ids of a set, or the reason of a refusal.
+/// The answer to NEG-OPEN: the ids of a set, or the reason of a refusal.
 async fn ask(client: &mut Client) -> Result<BTreeSet<String>, String> {
     match reconcile(client, &json!({}), [], 0).await {
         Ok(difference) => Ok(difference.need),
@@ -29,7 +29,8 @@ async fn ask(client: &mut Client) -> Result<BTreeSet<String>, String> {
     }
 }
 
-/// Asks until a set is answered, which has to be the right one; every refusal before it is an `error:`.
+/// Retries until a set is answered, which must be correct; every refusal before it must be an
+/// `error:`.
 async fn until_answered(client: &mut Client, relay: &StoredRelay) -> Vec<String> {
     let mut refusals = Vec::new();
     let began = Instant::now();
@@ -53,7 +54,7 @@ fn shown(relay: &StoredRelay) -> BTreeSet<String> {
     model::ids(&public(&relay.visible(unix_now())))
 }
 
-/// Stores a note behind the sidecar's back, so that each set differs from the one before.
+/// Stores a note directly, so that each set differs from the previous one.
 fn write(relay: &StoredRelay, second: u64) {
     let note = Author::new(1).note(EPOCH + second, "written beside the relay");
     relay.tables.publish(&note).iter().for_each(|statement| relay.run(statement));
@@ -69,7 +70,7 @@ async fn a_server_that_ends_is_waited_for_and_sets_are_right_afterwards() {
     let mut client = sidecar.client().await;
     until_answered(&mut client, &relay).await;
 
-    // Killed: refused meanwhile, with the rest of the relay's traffic untouched.
+    // Killed: sets are refused meanwhile, and the rest of the relay's traffic is unaffected.
     let mut refused = None;
     tokio::task::block_in_place(|| {
         server.restart_after(|| {
@@ -83,19 +84,19 @@ async fn a_server_that_ends_is_waited_for_and_sets_are_right_afterwards() {
     sidecar.process.logged("the feed was lost; reading everything anew");
     sidecar.process.logged("everything has been read anew");
 
-    // The connection with the slot is ended by somebody.
+    // The connection with the slot is terminated.
     relay.run("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active");
     write(&relay, 2);
     until_answered(&mut client, &relay).await;
     sidecar.process.logged("max_slot_wal_keep_size");
 
-    // The publication is dropped, and made anew by a user that may.
+    // The publication is dropped, and created again by a user with the right.
     relay.run("DROP PUBLICATION negsync_attach");
     write(&relay, 3);
     until_answered(&mut client, &relay).await;
     sidecar.process.logged("is not published any more");
 
-    // The table loses a column that is needed, and gets it back. A change tells of it.
+    // The table loses a required column, and gets it back. A change of a row reveals it.
     relay.run("ALTER TABLE events RENAME deleted_at TO removed_at");
     relay.run("UPDATE events SET first_seen = now()");
     assert!(ask(&mut client).await.unwrap_err().starts_with("error: "));
@@ -105,7 +106,7 @@ async fn a_server_that_ends_is_waited_for_and_sets_are_right_afterwards() {
     until_answered(&mut client, &relay).await;
 }
 
-/// A Unix socket that passes on to the server's, until it is told to hold everything back.
+/// A Unix socket that forwards to the server's, and can stall.
 struct StallingSocket {
     folder: tempfile::TempDir,
     stalls: Arc<Mutex<bool>>,
@@ -141,7 +142,7 @@ fn pass_on(mut from: UnixStream, mut to: UnixStream, stalls: &Mutex<bool>) {
             break;
         }
     }
-    // Neither side hears that the other has gone.
+    // Neither side sees that the other has disconnected.
     while *stalls.lock().unwrap() {
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -175,7 +176,7 @@ async fn a_network_that_drops_everything_is_noticed_and_sets_are_right_when_it_i
     until_answered(&mut client, &relay).await;
 }
 
-/// What `negsync attach` says when it does not start.
+/// The error of `negsync attach` when it does not start.
 fn refusal(url: &str, password: &str) -> String {
     let database = format!("nostream:{}", url.replace("@", &format!(":{password}@")));
     let arguments =

@@ -1,5 +1,5 @@
-//! A relay over PostgreSQL that is no more than its table: it stores by the statements of nostream or
-//! nostr-rs-relay and answers from what that shows. It knows nothing of NIP-77.
+//! A relay over PostgreSQL that consists of its table: it stores by the statements of nostream or
+//! nostr-rs-relay and answers with the shown events. It does not support NIP-77.
 
 use crate::support::events::unix_now;
 use crate::support::model;
@@ -20,7 +20,7 @@ pub struct StoredRelay {
 }
 
 impl StoredRelay {
-    /// Makes the tables in an empty database, and serves.
+    /// Creates the tables in an empty database, and serves.
     pub async fn start(tables: RelayTables, database_url: String) -> Self {
         let url = database_url.clone();
         tokio::task::spawn_blocking(move || run(&url, tables.schema()).unwrap()).await.unwrap();
@@ -35,8 +35,8 @@ impl StoredRelay {
         Self { tables, database_url, address }
     }
 
-    /// A nostream that runs already, where `NEGSYNC_NOSTREAM` names its address and
-    /// `NEGSYNC_NOSTREAM_DATABASE` its database.
+    /// A running nostream, if `NEGSYNC_NOSTREAM` names its address and `NEGSYNC_NOSTREAM_DATABASE`
+    /// its database.
     pub fn real_nostream() -> Option<Self> {
         let address = std::env::var("NEGSYNC_NOSTREAM").ok()?.parse().unwrap();
         let database_url = std::env::var("NEGSYNC_NOSTREAM_DATABASE").unwrap();
@@ -50,7 +50,7 @@ impl StoredRelay {
         }
     }
 
-    /// Runs statements in the relay's database, as somebody does by hand.
+    /// Runs statements in the relay's database, like a manual change.
     pub fn run(&self, statements: &str) {
         tokio::task::block_in_place(|| {
             run(&self.database_url, statements)
@@ -68,18 +68,18 @@ impl StoredRelay {
     }
 }
 
-/// Serves one client, with a connection to the database of its own.
+/// Serves one client, with its own connection to the database.
 async fn serve(socket: TcpStream, tables: RelayTables, database_url: String) {
     let (database, connection) = tokio_postgres::connect(&database_url, NoTls).await.unwrap();
     tokio::spawn(connection);
     let mut socket = tokio_tungstenite::accept_async(socket).await.unwrap();
-    // NIP-42, as nostream begins.
+    // NIP-42, like nostream.
     let _ = socket.send(Message::text(json!(["AUTH", "a challenge"]).to_string())).await;
     while let Some(Ok(message)) = socket.next().await {
         let Message::Text(text) = message else { continue };
         let message: Value = serde_json::from_str(&text).unwrap();
         for answer in answers(tables, &database, &message).await {
-            // A client that has gone needs no answer.
+            // Fails if the client has disconnected.
             let _ = socket.send(Message::text(answer.to_string())).await;
         }
     }

@@ -1,5 +1,5 @@
-//! What of private kinds a client is given that has shown its key to the relay (NIP-42): its own,
-//! and of the same moment as everything else.
+//! Private events for a client that has authenticated to the relay (NIP-42): exactly its own, and
+//! of the same snapshot as everything else.
 
 use super::database::{Database, KINDS};
 use super::passing::config;
@@ -26,19 +26,19 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 const RELAY_URL: &str = "wss://relay.example/";
 const CHALLENGE: &str = "sign this";
-/// A client says it, and the relay refuses the AUTH before it.
+/// When a client sends this, the relay refuses the previous AUTH.
 const REFUSE: &str = "REFUSE";
 
-/// What the relay says to an AUTH.
+/// The relay's answer to an AUTH.
 #[derive(Debug, Clone, Copy)]
 enum Manner {
-    /// Nothing.
+    /// None.
     Silent,
-    /// OK, or not.
+    /// OK with this value.
     Says(bool),
 }
 
-/// A relay that asks for a key, judges none and stores nothing.
+/// A relay that sends a challenge, checks no AUTH and stores nothing.
 async fn scripted(manner: Manner) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -53,7 +53,7 @@ async fn scripted(manner: Manner) -> SocketAddr {
 async fn speak(stream: TcpStream, manner: Manner) {
     let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
     let mut shown = Value::Null;
-    // In two frames, with one between them that is no part of the message.
+    // In two frames, with a control frame between them.
     let challenge = json!(["AUTH", CHALLENGE]).to_string();
     let (begin, end) = challenge.split_at(12);
     let part = |text: &str, data, is_last| {
@@ -84,12 +84,12 @@ async fn speak(stream: TcpStream, manner: Manner) {
     }
 }
 
-/// The plugin between such a relay and a database that is there already.
+/// The sidecar between such a relay and an existing database.
 async fn attach(kind: RelayKind, database: &Database, relay_url: &str, manner: Manner) -> Attach {
     attach_with(kind, database, relay_url, manner, |_| {}).await
 }
 
-/// With a configuration that is changed first.
+/// With a configuration changed by `change`.
 async fn attach_with(
     kind: RelayKind,
     database: &Database,
@@ -108,7 +108,7 @@ async fn connect(attach: &Attach) -> Client {
     Client::connect(&format!("ws://{}", attach.address())).await
 }
 
-/// Says AUTH to a relay that does not answer it.
+/// Sends AUTH to a relay that does not answer it.
 async fn show_key(client: &mut Client, author: &Author, url: &str) {
     let event = author.authentication(unix_now(), url, &client.challenge);
     client.send(&json!(["AUTH", event])).await;
@@ -124,7 +124,7 @@ fn private_kinds() -> Vec<u16> {
     AuthConfig::default().private_kinds
 }
 
-/// Events of four authors, half of them of private kinds, most of them to somebody.
+/// Events of four authors, half of them of private kinds, most of them with an addressee.
 fn events(rng: &mut StdRng, count: usize) -> Vec<Value> {
     let authors: Vec<Author> = (1..=4).map(Author::new).collect();
     let mut events: Vec<Value> = Vec::new();
@@ -173,13 +173,13 @@ fn random_filter(rng: &mut StdRng) -> Value {
     filter
 }
 
-/// What a plain scan finds for a client with these keys.
+/// The result of a direct scan for a client with these keys.
 fn scan(database: &Database, filter: &Value, keys: &[String]) -> BTreeSet<String> {
     let visible = model::visible(&database.visible(unix_now()), &private_kinds(), keys);
     model::ids(model::answer(std::slice::from_ref(filter), &visible))
 }
 
-/// A key whose client is one of the operator's own relays.
+/// The key of one of the operator's own relays.
 fn mirror() -> Author {
     Author::new(8)
 }
@@ -232,7 +232,8 @@ async fn each_client_is_given_its_own_and_nobody_elses() {
             events.drain(..count).for_each(|event| database.publish(&event));
             for filter in [json!({}), random_filter(&mut rng), random_filter(&mut rng)] {
                 for (client, author) in &mut clients {
-                    // A stranger is asked for a key where nothing else could be given.
+                    // A client without keys is asked to authenticate if nothing else could be
+                    // returned.
                     let is_private = filter["kinds"] == json!([4, 1_059]);
                     if author.is_none() && is_private && !url.is_empty() {
                         continue;
@@ -264,7 +265,7 @@ async fn a_key_that_the_relay_does_not_believe_shows_nothing_more() {
         let author = Author::new(1);
         let all = json!({});
 
-        // Nothing of it is as it should be.
+        // Every part of it is invalid.
         let believing = attach(kind, &database, RELAY_URL, Manner::Silent).await;
         let mut client = connect(&believing).await;
         show_key(&mut client, &author, "wss://elsewhere.example").await;
@@ -276,7 +277,7 @@ async fn a_key_that_the_relay_does_not_believe_shows_nothing_more() {
         client.fence().await;
         assert_given(&mut client, &database, &all, None, "not believed").await;
 
-        // It was signed for another relay, and what is said OK to may be an EVENT.
+        // It was signed for another relay, and the OK may be for an EVENT.
         for (url, named) in [(RELAY_URL, "wss://elsewhere.example"), ("", RELAY_URL)] {
             let saying = attach(kind, &database, url, Manner::Says(true)).await;
             let mut client = connect(&saying).await;
@@ -284,7 +285,7 @@ async fn a_key_that_the_relay_does_not_believe_shows_nothing_more() {
             assert_given(&mut client, &database, &all, None, "signed for another").await;
         }
 
-        // The relay says no, at once or later.
+        // The relay refuses it, at once or later.
         let refusing = attach(kind, &database, RELAY_URL, Manner::Says(false)).await;
         let mut client = connect(&refusing).await;
         assert!(!client.authenticate(&author, RELAY_URL).await.0);
@@ -303,7 +304,8 @@ async fn a_key_that_the_relay_does_not_believe_shows_nothing_more() {
     }
 }
 
-/// A filter of private kinds alone is refused to a stranger, whose key would change that.
+/// A filter of only private kinds is refused to a client without keys, since authentication would
+/// change that.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_for_private_kinds_alone_is_asked_for_a_key() {
     let folder = tempfile::tempdir().unwrap();
@@ -321,7 +323,7 @@ async fn who_asks_for_private_kinds_alone_is_asked_for_a_key() {
     assert_eq!(neg_ids(&mut client, &filter).await.len(), 2);
 }
 
-/// How a relay may show whom it believes: by its word or by nothing.
+/// The ways in which a relay accepts an AUTH: by an OK or without an answer.
 fn kinds_and_manners() -> impl Iterator<Item = (RelayKind, Manner)> {
     let manners = [Manner::Says(true), Manner::Silent];
     KINDS.into_iter().flat_map(move |kind| manners.map(|manner| (kind, manner)))
@@ -338,7 +340,7 @@ async fn expect_refused(client: &mut Client, prefix: &str, context: &str) {
     let refused = reconcile(client, &json!({}), [], 0).await.unwrap_err();
     assert_eq!(refused.as_array().map(Vec::len), Some(3), "{context}: {refused}");
     assert!(refused[2].as_str().unwrap().starts_with(prefix), "{context}: {refused}");
-    // What passes is the relay's to refuse.
+    // The relay decides about messages that pass through.
     client.fence().await;
 }
 
@@ -354,9 +356,9 @@ async fn where_a_key_is_required_nobody_reconciles_without_one() {
         expect_refused(&mut client, "auth-required: ", &context).await;
         show_key_to(manner, &mut client, &author).await;
         assert_given(&mut client, &database, &json!({}), Some(&author), &context).await;
-        // The key is one connection's.
+        // Authentication is valid for one connection.
         expect_refused(&mut connect(&attach).await, "auth-required: ", &context).await;
-        // And none any more when the relay refuses it.
+        // It ends when the relay refuses it.
         assert_eq!(client.ask(&json!([REFUSE])).await[2], false);
         expect_refused(&mut client, "auth-required: ", &context).await;
     }
@@ -383,7 +385,7 @@ async fn only_listed_keys_reconcile() {
     }
 }
 
-/// An event that nobody signed: signatures are not what is tested here.
+/// An unsigned event: signatures are not tested here.
 fn unsigned(number: usize, kind: u16, author: &str) -> Value {
     let at = EPOCH + number as u64 % SPAN_S;
     json!({
@@ -392,8 +394,8 @@ fn unsigned(number: usize, kind: u16, author: &str) -> Value {
     })
 }
 
-/// Public and private events by turns, one commit each: a set has the first so many of them, be
-/// its public part kept or scanned. Sets of more than 5,000 items are kept.
+/// Public and private events in turn, one commit each: a set contains a prefix of them, whether its
+/// public part is cached or scanned. Sets of more than 5,000 items are cached.
 #[test]
 fn what_is_private_is_of_the_same_moment_as_the_rest() {
     const FIRST: usize = 5_200;

@@ -1,4 +1,4 @@
-//! `negsync backup` and `negsync restore`: a copy beside a relay that is written to, and back.
+//! `negsync backup` and `negsync restore`: a copy beside a relay that is being written, and back.
 
 use super::import::{import, lines};
 use crate::support::process::{RelayProcess, exported, exported_ids, negsync};
@@ -11,8 +11,8 @@ fn path(directory: &Path, name: &str) -> String {
     directory.join(name).to_str().unwrap().to_owned()
 }
 
-/// The copy is of one moment while commits go on: what was acknowledged before is in it, what was
-/// published afterwards is not, and it is sound.
+/// The copy is one snapshot while commits continue: it contains events acknowledged before it and
+/// none published after it, and it is sound.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_beside_a_relay_that_is_written_to_is_of_one_moment() {
     let directory = tempfile::tempdir().unwrap();
@@ -43,7 +43,7 @@ async fn a_backup_beside_a_relay_that_is_written_to_is_of_one_moment() {
         before.iter().map(|event| id_of(event).to_owned()).collect();
     assert!(copied.is_superset(&acknowledged_before) && copied.contains(id_of(&after)));
     assert!(copied.is_subset(&notes.iter().map(|event| id_of(event).to_owned()).collect()));
-    // One writer: the copy has a prefix of what it wrote.
+    // There is one writer: the copy has a prefix of its writes.
     let written: Vec<bool> = notes.iter().map(|note| copied.contains(id_of(note))).collect();
     let groups = written.chunks(10).map(|group| group.contains(&true)).collect::<Vec<_>>();
     assert!(groups.is_sorted_by(|earlier, later| earlier >= later), "not of one moment");
@@ -54,7 +54,7 @@ async fn a_backup_beside_a_relay_that_is_written_to_is_of_one_moment() {
     assert_eq!(exported(&restored), exported(&copy));
     let checked = negsync(&["check", "--store", &restored], "");
     assert!(checked.status.success(), "{checked:?}");
-    // A relay goes on with it.
+    // A relay can run on it.
     let relay = RelayProcess::start(Path::new(&restored));
     let mut client = relay.client().await;
     assert!(client.publish(&author.note(events::EPOCH + 9_000, "later")).await.0);
@@ -78,7 +78,7 @@ fn nothing_is_overwritten_and_nothing_half_done_is_left() {
     refused(&["restore", &other, "--store", &copy], &other);
     refused(&["backup", &copy, "--store", &path(directory.path(), "none")], "none");
     assert_eq!(std::fs::read(&other).unwrap(), b"not a store");
-    // Left over from a copy that was killed.
+    // Left behind by a copy that was killed.
     std::fs::write(format!("{copy}.partial"), "half").unwrap();
     let ended = negsync(&["backup", &copy, "--store", &store, "--json"], "");
     assert!(ended.status.success(), "{ended:?}");

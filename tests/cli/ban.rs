@@ -58,7 +58,7 @@ async fn a_running_relay_follows_each_ban_at_once() {
     client.store(&later).await;
     refused(&mut client, &stored, "blocked: removed by the relay's operator").await;
 
-    // 64 digits that are the id of a stored event.
+    // 64 hex digits that are the id of a stored event.
     run(store, &["ban", id_of(&later), "--delete"]);
     assert_eq!(listed(store), json!([{ "event": id_of(&later), "reason": "" }]));
     refused(&mut client, &later, "blocked: this event is banned").await;
@@ -86,7 +86,7 @@ async fn a_running_relay_follows_each_ban_at_once() {
     assert!(run(store, &["unban", "--word", "never"]).stdout.starts_with("nothing of it"));
 }
 
-/// The file may be edited by hand; a mistake in it changes nothing and is named.
+/// The file may be edited by hand; a mistake in it changes nothing and is reported.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_file_is_read_as_soon_as_it_has_changed() {
     let directory = tempfile::tempdir().unwrap();
@@ -115,7 +115,7 @@ async fn the_file_is_read_as_soon_as_it_has_changed() {
     client.store(&notes[1]).await;
     let reaction = author.event(7, EPOCH, json!([]), "+");
     refused(&mut client, &reaction, "blocked: events of this kind are not taken").await;
-    // What a command adds leaves the rest as it is.
+    // A command keeps the other lines unchanged.
     let config = config.to_str().unwrap();
     let ended = negsync(&["ban", "--word", "four", "--store", store, "--config", config], "");
     assert!(ended.status.success(), "{ended:?}");
@@ -133,7 +133,7 @@ fn imports_are_held_to_the_list_and_wrong_bans_are_refused() {
     let path = directory.path().join("events.sqlite");
     let store = path.to_str().unwrap();
     let (banned, other) = (Author::new(4), Author::new(5));
-    // There need be no store yet.
+    // The store need not exist yet.
     run(store, &["ban", &banned.key()]);
     let notes = [banned.note(EPOCH, "a"), other.note(EPOCH, "b")];
     let ended = import(&path, &[], &lines(&notes));

@@ -1,4 +1,4 @@
-//! `negsync check`: a sound store passes, and whatever is wrong with one is found and named.
+//! `negsync check`: a sound store passes, and every kind of fault is found and reported.
 
 use super::import::{import, lines};
 use crate::support::process::{Ended, RelayProcess, negsync};
@@ -36,8 +36,8 @@ fn whatever_the_rules_have_made_of_events_is_sound() {
     }
 }
 
-/// Two notes with tags, an article, a profile, a deletion request that names nothing of them but an
-/// address that is empty, and of another author only a request to vanish, which cannot be deleted.
+/// Two notes with tags, an article, a profile, a deletion request that matches none of them but
+/// names an empty address, and a request to vanish of another author, which cannot be deleted.
 struct Sound {
     directory: TempDir,
     note: Value,
@@ -103,7 +103,7 @@ fn what_is_wrong_is_found_with_the_event_it_is_about() {
             );
         }),
         ("signature", "id", |store, sound| {
-            // No UTF-8 any more.
+            // Invalid UTF-8.
             let mut json = sound.note.to_string().into_bytes();
             let note = json.windows(6).position(|part| part == b"a note").unwrap();
             json[note] ^= 0x80;
@@ -202,7 +202,7 @@ fn what_is_wrong_is_found_with_the_event_it_is_about() {
         assert!(found["id"].as_str().is_some_and(|id| id.len() == 64), "{report}");
         let ended = check(&store, &[]);
         assert!(ended.stdout.contains(words), "{ended:?}");
-        // What it says to do does it.
+        // Its hint works.
         let exported = negsync(&["export", "--store", store.to_str().unwrap()], "");
         let fresh = sound.directory.path().join("fresh.sqlite");
         import(&fresh, &[], &exported.stdout);
@@ -217,7 +217,7 @@ fn run(store: &Connection, sql: &str) {
     );
 }
 
-/// A relay that was stopped in the middle of it goes on when it starts.
+/// A relay that was stopped during a removal continues when it starts.
 #[test]
 fn what_is_still_to_vanish_is_said_and_is_nothing_wrong() {
     let sound = Sound::new();
@@ -231,7 +231,7 @@ fn what_is_still_to_vanish_is_said_and_is_nothing_wrong() {
     assert!(ended.stdout.contains("1 of keys that vanish"), "{ended:?}");
 }
 
-/// Stores an event behind the rules' back, without its tags.
+/// Stores an event past the rules, without its tags.
 fn put(store: &Connection, event: &Value) {
     let sql = "INSERT INTO event (id, pubkey, created_at, kind, json) VALUES (?1, ?2, ?3, ?4, ?5)";
     let key = blob(event["pubkey"].as_str().unwrap());

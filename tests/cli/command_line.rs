@@ -1,4 +1,4 @@
-//! What `negsync` says of itself, and how `negsync relay` starts.
+//! The output of `negsync` about itself, and the start of `negsync relay`.
 
 use crate::support::client::Client;
 use crate::support::process::{RelayProcess, negsync};
@@ -80,7 +80,7 @@ async fn the_relay_serves_where_it_says() {
     assert_eq!(answer, json!(["NEG-MSG", "n", "6100000200"]));
 }
 
-/// The addresses that a name stands for on this machine, of those that it has.
+/// The addresses of a name that this machine has.
 fn addresses_of(name: &str) -> Vec<IpAddr> {
     let mut found: Vec<IpAddr> = (name, 0)
         .to_socket_addrs()

@@ -42,7 +42,7 @@ async fn what_is_gone_takes_no_room_afterwards_and_the_rest_is_as_it_was() {
     }
     let checked = negsync(&["check", "--store", path], "");
     assert!(checked.status.success() && !checked.stdout.contains("expired"), "{checked:?}");
-    // What was deleted stays so.
+    // Deleted events stay deleted.
     assert!(import(&store, &[], &lines(&notes)).stdout.contains("150 deleted"));
 }
 

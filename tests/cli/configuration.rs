@@ -1,4 +1,4 @@
-//! The configuration file: a mistake stops the start with the key's name and its line.
+//! The configuration file: a mistake prevents the start and is reported with the key and its line.
 
 use crate::support::process::{RelayProcess, negsync, negsync_with};
 use std::path::{Path, PathBuf};
@@ -169,7 +169,7 @@ fn a_wrong_variable_stops_the_start_with_its_name_and_a_hint() {
     assert!(!store.exists());
 }
 
-/// After SIGHUP a variable still wins over the file.
+/// After SIGHUP a variable still overrides the file.
 #[test]
 fn a_variable_wins_over_a_file_that_is_read_again() {
     let directory = tempfile::tempdir().unwrap();
@@ -214,7 +214,7 @@ fn a_configuration_is_checked_without_a_start() {
     assert!(ended.stderr.contains("relay.toml, line 1: "), "{ended:?}");
 }
 
-/// What is printed is a configuration that says the same, but for secrets.
+/// The output is an equivalent configuration, except for secrets.
 #[test]
 fn what_is_in_force_is_shown_with_where_it_comes_from() {
     let directory = tempfile::tempdir().unwrap();
@@ -239,7 +239,7 @@ fn what_is_in_force_is_shown_with_where_it_comes_from() {
         ("path = \"other.sqlite\" ", "# command line"),
         ("[[peer]]", "relay.toml, line 10"),
     ] {
-        // TOML has two ways to quote.
+        // TOML has two kinds of quotes.
         if begin.starts_with("name") && !ended.stdout.contains(begin) {
             continue;
         }

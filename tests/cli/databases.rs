@@ -1,5 +1,5 @@
-//! Every command on a store in a PostgreSQL database, also beside relays that run on it: it works, or is
-//! refused with a hint at what does it there. And `negsync copy`, between the engines.
+//! Every command on a store in a PostgreSQL database, also beside relays that run on it: it works,
+//! or is refused with a hint at the alternative. And `negsync copy` between the engines.
 
 use super::import::{import, lines};
 use crate::support::events::{EPOCH, generate, unix_now};
@@ -39,7 +39,7 @@ async fn every_command_works_on_a_database_or_says_what_does() {
         |command: &[&str]| negsync(&[command, &["--store", url, "--config", &rules]].concat(), "");
     let works = |command: &[&str], said: &str| {
         let ended = run(command);
-        // `diff` says by its code that something differs.
+        // `diff` reports differences by its exit code.
         let is_done = ended.status.success() || ended.status.code() == Some(3);
         assert!(is_done && ended.stdout.contains(said), "{command:?}: {ended:?}");
     };
@@ -73,7 +73,7 @@ async fn every_command_works_on_a_database_or_says_what_does() {
     works(&["config", "show"], "url = \"postgres://");
     let imported = import(Path::new(url), &[], &lines(&notes));
     assert!(imported.stdout.contains("20 stored"), "{imported:?}");
-    // The relay on it shows all of that.
+    // The relay on the database shows all of it.
     assert_eq!(client.count(&[json!({})]).await, 20);
     assert_eq!(exported(url), exported(other.to_str().unwrap()));
 
@@ -84,7 +84,7 @@ async fn every_command_works_on_a_database_or_says_what_does() {
     assert_eq!(client.count(&[json!({})]).await, 20);
     works(&["retention"], "max_per_author = 5: 15 events went");
     assert_eq!(client.count(&[json!({})]).await, 5);
-    // The relay, which was started without rules, goes by those of the database.
+    // The relay was started without rules and uses those of the database.
     let past = (false, "blocked: retention: older than what this relay keeps".to_owned());
     assert_eq!(client.publish(&notes[19]).await, past);
     assert_eq!(client.publish(&author.note(now - 90_000, "too old")).await, past);
@@ -95,7 +95,7 @@ async fn every_command_works_on_a_database_or_says_what_does() {
     refused(&["sync", peer.url()], "max_age_s");
 }
 
-/// Events of all sorts: what is replaced, deleted and private, and what was removed by the operator.
+/// Events of all kinds: replaced, deleted, private, and removed by the operator.
 fn filled(store: &str) -> String {
     let mut events = generate(81, 400);
     let author = Author::new(7);
@@ -162,7 +162,7 @@ fn check_finds_whatever_is_changed_in_a_database() {
         negsync_testserver::run(url, &damage).unwrap();
         let now = checked();
         let count = |checked: &Value| checked["found"][what].as_u64().unwrap_or_default();
-        // What cannot be read any more takes its other findings along.
+        // An unreadable row hides its other findings.
         assert!(count(&now) > count(&last), "{damage}: {last} {now}");
         last = now;
     }
@@ -185,7 +185,7 @@ fn a_store_is_copied_from_engine_to_engine_and_proven_equal() {
     }
     let checked = negsync(&["check", "--store", &third], "");
     assert!(checked.status.success(), "{checked:?}");
-    // What was deleted, replaced or removed in the first stays out of the last.
+    // Events that were deleted, replaced or removed in the first store are refused by the last.
     succeeded(import(Path::new(&third), &[], &all));
     assert_eq!(exported(&first), exported(&third));
 }
@@ -206,7 +206,7 @@ fn a_copy_says_what_differs() {
     assert!(itself.stderr.contains("one store"), "{itself:?}");
 }
 
-/// Killed at random moments and begun again, it ends as if it had not been.
+/// Killed at random times and repeated, it ends like an uninterrupted copy.
 #[test]
 fn a_copy_that_is_killed_goes_on() {
     let Some(server) = TestServer::start() else { return };

@@ -1,4 +1,4 @@
-//! `negsync decode`: what a NIP-77 message holds, in words.
+//! `negsync decode`: explains the contents of NIP-77 messages.
 
 use crate::support::process::{Ended, negsync};
 use negsync::item::Item;
@@ -23,7 +23,7 @@ fn last_line(ended: &Ended) -> &str {
     ended.stdout.lines().last().unwrap_or_else(|| panic!("nothing was said: {ended:?}"))
 }
 
-/// What is said of each line of a standard input, and why `negsync` failed by number of line.
+/// The text for each line of standard input, and the errors of `negsync` with their line numbers.
 fn decode_lines(lines: &str, arguments: &[&str]) -> (Vec<String>, Vec<(usize, String)>) {
     let ended = negsync(&[&["decode", "-"], arguments].concat(), lines);
     let wrong: Vec<(usize, String)> = ended
@@ -99,7 +99,7 @@ fn what_is_wrong_is_named_with_its_byte() {
     assert!(!nothing.status.success() && nothing.stderr.contains("no message"), "{nothing:?}");
 }
 
-/// A bound as it should be shown whole.
+/// A bound in its full form.
 fn shown(bound: &Bound) -> String {
     let time = match bound.item.created_at {
         u64::MAX => "infinity".to_owned(),
@@ -109,7 +109,7 @@ fn shown(bound: &Bound) -> String {
     format!("{} {prefix}", time.trim()).trim().to_owned()
 }
 
-/// Any message of ranges in order, and the table that shows it whole.
+/// A random message of ordered ranges, and its full table.
 fn any_message(rng: &mut StdRng) -> (Vec<u8>, Vec<String>) {
     let mut out = Encoder::new();
     let mut rows = Vec::new();
@@ -180,7 +180,7 @@ fn every_range_is_shown() {
     }
 }
 
-/// Where the first thing that an initiator refuses stands.
+/// The position of the first fault that an initiator refuses.
 fn first_fault(message: &[u8]) -> Option<usize> {
     let mut ranges = match Decoder::new(message) {
         Ok(ranges) => ranges,
@@ -233,7 +233,7 @@ fn a_mangled_message_is_explained_or_its_wrong_byte_is_named() {
         })
         .collect();
     assert_eq!(named, expected);
-    // The characters of a line may be anything too.
+    // Lines may contain any characters.
     let lines: String = lines
         .lines()
         .map(|line| {

@@ -1,5 +1,5 @@
-//! `negsync decode` over what other programs say: every message is explained whole, or up to the
-//! byte that is wrong.
+//! `negsync decode` with messages of other programs: every message is explained completely, or up
+//! to the faulty byte.
 
 use crate::support::process::negsync;
 use rand::rngs::StdRng;
@@ -17,7 +17,7 @@ fn lines(name: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// What is said of each line, and what is wrong with it.
+/// The text for each line, and its fault.
 fn decode(lines: &[String], arguments: &[&str]) -> Vec<(String, Option<String>)> {
     let ended = negsync(&[&["decode", "-"], arguments].concat(), &(lines.join("\n") + "\n"));
     let mut wrong: Vec<Option<String>> = vec![None; lines.len()];
@@ -32,7 +32,7 @@ fn decode(lines: &[String], arguments: &[&str]) -> Vec<(String, Option<String>)>
     texts.zip(wrong).collect()
 }
 
-/// The byte that an error names: of the message, or of the line.
+/// The position in an error: a byte of the message, or of the line.
 fn byte(reason: &str) -> usize {
     let rest = reason.strip_prefix("byte ").unwrap_or_else(|| panic!("no byte: {reason}"));
     let (number, rest) = rest.split_once([':', ' ']).unwrap();
@@ -40,7 +40,7 @@ fn byte(reason: &str) -> usize {
     number.parse().unwrap_or_else(|_| panic!("no byte: {reason}"))
 }
 
-/// The bytes of all ranges of a table, with the version byte: that of the message.
+/// The bytes of all ranges in a table, with the version byte: the length of the message.
 fn table_bytes(text: &str) -> usize {
     let rows = text.lines().filter(|line| line.starts_with(' '));
     let bytes = rows.filter_map(|row| {
@@ -76,7 +76,7 @@ fn every_message_of_a_client_is_explained() {
             explained.push((verb.to_owned(), text));
         }
     }
-    // All that ranges can hold is among it, and everything that a sender can want.
+    // All kinds of ranges and all next steps occur.
     for said in
         ["fingerprint ", " skip\n", "asks to compare", "asks for all of", "settles 9 ranges"]
     {

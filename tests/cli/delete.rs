@@ -1,4 +1,5 @@
-//! `negsync delete` and `negsync undelete`: what is removed does not come back until it is let in.
+//! `negsync delete` and `negsync undelete`: removed events do not come back until the ban is
+//! lifted.
 
 use super::import::{import, lines};
 use crate::support::events::EPOCH;
@@ -50,7 +51,7 @@ fn in_a_store_that_nobody_serves_events_go_by_filter_and_id_and_stay_out() {
 
     let again = import(&path, &[], &lines(&all));
     assert!(again.stdout.contains("200 removed by the operator"), "{again:?}");
-    // The request that stayed goes on keeping out what it names.
+    // The kept request still keeps its targets out.
     let again = import(&path, &[], &lines(std::slice::from_ref(&gone)));
     assert!(again.stdout.contains("1 deleted"), "{again:?}");
 
@@ -74,7 +75,7 @@ fn in_a_store_that_nobody_serves_events_go_by_filter_and_id_and_stay_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_a_running_relay_it_removes_at_once() {
     let directory = tempfile::tempdir().unwrap();
-    // Longer than the address of a socket may be.
+    // Above the maximum length of a socket's address.
     let folder = directory.path().join("a".repeat(90)).join("b".repeat(90));
     std::fs::create_dir_all(&folder).unwrap();
     let path = folder.join("events.sqlite");
@@ -97,7 +98,7 @@ async fn beside_a_running_relay_it_removes_at_once() {
     assert_eq!(report(&ended)["let_in"], 1);
     client.store(&notes[0]).await;
     assert_eq!(client.publish(&notes[1]).await, (false, REMOVED.to_owned()));
-    // A relay that was killed leaves its socket behind.
+    // A killed relay leaves its socket behind.
     relay.signal("KILL");
     relay.ended();
     let relay = RelayProcess::start(&path);

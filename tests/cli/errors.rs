@@ -1,5 +1,5 @@
-//! Errors at the command line name the cause, what it is about, and the remedy, in one line and
-//! with an exit code.
+//! Errors of the command line name the cause, the object and a hint, in one line and with an exit
+//! code.
 
 use crate::support::disk::write_secret;
 use crate::support::process::{RelayProcess, negsync};
@@ -9,7 +9,7 @@ use std::path::Path;
 
 struct Row<'row> {
     arguments: &'row str,
-    // What the one line has to hold: the cause, the thing, the remedy.
+    // The parts of the line: the cause, the object, the hint.
     says: &'row [&'row str],
     code: i32,
 }
@@ -32,7 +32,8 @@ fn check(directory: &Path, rows: &[Row<'_>]) {
             assert!(text.contains(&part), "{words:?} does not say {part:?}: {text}");
         }
         assert!(!text.contains("panicked") && !text.contains("Error {"), "{words:?}: {text}");
-        // The cause once: not by the error, its source and the source of that.
+        // The cause appears once, although the error, its source and the source's source all have
+        // it.
         if *code == 1 && text.starts_with("negsync: ") {
             assert_eq!(text.trim_end().lines().count(), 1, "{words:?}: {text}");
         }

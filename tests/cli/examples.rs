@@ -1,4 +1,4 @@
-//! Every example that a `--help` shows does what it is shown for.
+//! Every example in a `--help` does what it is shown for.
 
 use super::import::{import, lines};
 use crate::support::events::EPOCH;
@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// Programs that the examples name beside negsync, as scripts that do as much of theirs as is needed.
+/// Other programs in the examples, as scripts that do the necessary part of their work.
 const OTHERS: [(&str, &str); 4] = [
     ("systemctl", "exit 0"),
     ("jq", "exec grep -q '^{'"),
@@ -20,12 +20,12 @@ const OTHERS: [(&str, &str); 4] = [
     ("strfry", "exec cat events.jsonl"),
 ];
 
-/// A machine with a store of some events, a configuration, a relay that runs on another store, and
-/// the files that the examples name.
+/// A machine with a store of some events, a configuration, a relay on another store, and the files
+/// named in the examples.
 struct Machine {
     directory: tempfile::TempDir,
     relays: Vec<RelayProcess>,
-    // None without PostgreSQL, which is said.
+    // `None` without PostgreSQL, which is reported.
     database: Option<TestServer>,
     notes: Vec<Value>,
 }
@@ -74,7 +74,7 @@ impl Machine {
         self.relays[0].url().trim_start_matches("ws://")
     }
 
-    /// Puts the stores in place that an example begins with.
+    /// Creates the stores that an example needs.
     fn prepare(&self, command: &str) {
         for name in ["copy.sqlite", "backup.sqlite", "events.sqlite", "negsync.sqlite"] {
             for suffix in ["", "-wal", "-shm", ".lock", ".bans"] {
@@ -106,7 +106,7 @@ impl Machine {
             ("wss://relay.example.com", &one),
             ("wss://a.example.com", &one),
             ("wss://b.example.com", &other),
-            // Of a sync between this relay and a.
+            // For a sync between this relay and another one.
             ("--between ws://127.0.0.1:7777", &format!("--between {other}")),
             ("127.0.0.1:7777", self.address()),
             ("note1...", &note),
@@ -146,7 +146,7 @@ async fn each_example_of_each_help_runs() {
     let machine = Machine::new();
     let commands = commands();
     assert!(commands.len() > 20, "{commands:?}");
-    // The relay serves until it is told to end, and attach is tried beside another relay's database.
+    // The relay serves until it is ended, and attach is tested beside another relay's database.
     let mut left_out = vec!["relay", "attach"];
     if machine.database.is_none() {
         left_out.push("copy");
@@ -154,7 +154,7 @@ async fn each_example_of_each_help_runs() {
     for command in commands.iter().filter(|it| !left_out.contains(&it.as_str())) {
         for example in examples(command) {
             let ended = machine.run(command, &example);
-            // That something differs is an answer.
+            // A difference is a valid result.
             let is_answer =
                 ended.status.success() || (command == "diff" && ended.status.code() == Some(3));
             assert!(is_answer, "{example}: {ended:?}");

@@ -1,4 +1,4 @@
-//! `negsync export`: JSON Lines out, oldest first.
+//! `negsync export`: writes JSON Lines, oldest first.
 
 use super::import::{import, lines};
 use crate::support::process::{Ended, RelayProcess, negsync};
@@ -21,7 +21,7 @@ fn read(ended: &Ended) -> Vec<Value> {
     ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// What a filter selects of the events, oldest first.
+/// The events that a filter selects, oldest first.
 fn oldest_first(filter: &Value, events: &[Value]) -> Vec<Value> {
     let mut selected: Vec<Value> =
         model::answer(std::slice::from_ref(filter), events).into_iter().cloned().collect();
@@ -69,7 +69,7 @@ async fn an_export_reads_beside_a_running_relay() {
     client.store(&author.note(events::EPOCH + 5, "the relay still writes")).await;
 }
 
-/// While somebody reads an export slowly, a relay replaces every event of it.
+/// While an export is read slowly, a relay replaces every event in it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_is_of_one_moment() {
     let directory = tempfile::tempdir().unwrap();
@@ -92,7 +92,7 @@ async fn an_export_is_of_one_moment() {
         .unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut text = String::new();
-    // It has begun, and the pipe holds a part of it.
+    // It has begun, and the pipe contains a part of it.
     out.read_line(&mut text).unwrap();
     let after = versions(events::EPOCH + 1_000);
     assert!(client.publish_all(&after).await.values().all(|(accepted, _)| *accepted));
@@ -136,8 +136,8 @@ fn a_reader_that_stops_early_is_no_failure() {
     assert!(child.wait().unwrap().success());
 }
 
-/// Nobody removes what expires while no relay runs; it is left out, and takes no living event's
-/// place within a limit.
+/// While no relay runs, expired events stay stored; the export leaves them out, and they do not
+/// count towards a limit.
 #[test]
 fn an_expired_event_takes_no_place_in_the_limit_of_an_export() {
     let directory = tempfile::tempdir().unwrap();
@@ -157,7 +157,7 @@ fn an_expired_event_takes_no_place_in_the_limit_of_an_export() {
     assert_eq!(read(&export(&store, Some(&json!({ "limit": 1 })))), [stays]);
 }
 
-/// The tables of version 5, which knew no request by its tombstone; a version that was deleted by its
+/// The tables of version 5, which had no requests for tombstones; a version that was deleted by its
 /// id kept out all older ones.
 const VERSION_5: &str = "
     DROP TABLE sync_mark;
@@ -198,8 +198,7 @@ const VERSION_5: &str = "
     DROP TABLE retired;
     PRAGMA user_version = 5;";
 
-/// A store of an older version is brought up to date by whoever may write to it; an export, which
-/// may not, says so.
+/// Commands that write migrate a store of an older version; an export cannot, and reports it.
 #[test]
 fn a_store_of_an_older_version_is_brought_up_to_date_by_whoever_writes() {
     let author = Author::new(1);
@@ -216,8 +215,8 @@ fn a_store_of_an_older_version_is_brought_up_to_date_by_whoever_writes() {
         assert!(import(&store, &[], &lines(std::slice::from_ref(&wrap))).status.success());
         let database = rusqlite::Connection::open(&store).unwrap();
         database.execute_batch(VERSION_5).unwrap();
-        // As it stood: the wrap was not the recipient's to delete, and the version before the one
-        // that was deleted was kept out for good.
+        // The state in version 5: the recipient could not delete the wrap, and the version before
+        // the deleted one was kept out permanently.
         database
             .execute_batch(&format!(
                 "INSERT INTO address_tombstone SELECT unhex('{}'), 30023, 'x', {}, unhex('{}');",
@@ -247,7 +246,7 @@ fn a_store_of_an_older_version_is_brought_up_to_date_by_whoever_writes() {
         for word in [store.to_str().unwrap(), &format!("version {version}"), "import"] {
             assert!(refused.stderr.contains(word), "no {word} in {}", refused.stderr);
         }
-        // What was deleted before stays so, and nothing else.
+        // Exactly the events deleted before stay deleted.
         assert!(import(&store, &[], &lines(&versions[..3])).stdout.contains("2 deleted"));
         let stored = [by_address.clone(), versions[1].clone(), by_id.clone()];
         assert_eq!(read(&export(&store, None)), stored);
@@ -258,7 +257,8 @@ fn a_store_of_an_older_version_is_brought_up_to_date_by_whoever_writes() {
     }
 }
 
-/// What was stored since, whatever its time; and never less, when rows are given again.
+/// The events stored since the last export, regardless of their time, and none is missed when row
+/// numbers are reused.
 #[test]
 fn an_export_goes_on_where_the_last_one_ended() {
     let directory = tempfile::tempdir().unwrap();
@@ -282,11 +282,11 @@ fn an_export_goes_on_where_the_last_one_ended() {
     add(&first);
     assert_eq!(export(), ids(&first));
     assert!(export().is_empty());
-    // Older than all that was exported.
+    // Older than all exported events.
     let second: Vec<Value> = (0..5).map(note).collect();
     add(&second);
     assert_eq!(export(), ids(&second));
-    // The last rows go, and their numbers are given again.
+    // The last rows are removed, and their numbers are reused.
     let gone = ids(&second);
     let gone: Vec<&str> = gone.iter().map(String::as_str).collect();
     let ended = negsync(&[&["delete", "--store", store, "--id"], &gone[..]].concat(), "");

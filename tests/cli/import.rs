@@ -1,4 +1,4 @@
-//! `negsync import`: JSON Lines in, and a line that says what became of them.
+//! `negsync import`: reads JSON Lines, and prints a summary line.
 
 use crate::support::client::Client;
 use crate::support::negentropy_client::neg_ids;
@@ -27,7 +27,7 @@ fn write(directory: &Path, text: &str) -> PathBuf {
     path
 }
 
-/// The numbers of the closing line by the word that follows them.
+/// The numbers of the summary by the words after them.
 fn counts(ended: &Ended) -> Vec<(u64, String)> {
     let line = ended.stdout.lines().last().unwrap_or_else(|| panic!("no last line: {ended:?}"));
     line.split([',', '('])
@@ -61,7 +61,7 @@ async fn what_is_imported_is_what_a_relay_serves() {
                 ["stored", "duplicate", "refused"].map(|w| count(&ended, w)).iter().sum();
             assert_eq!(all, corpus.events.len() as u64, "{way}: {ended:?}");
             assert!(count(&ended, "stored") >= kept.len() as u64, "{way}: {ended:?}");
-            // Once more: everything that is kept is there already.
+            // Repeated: all kept events are duplicates.
             let again = import(&store, &[file], "");
             assert!(count(&again, "duplicate") >= kept.len() as u64, "{way}: {again:?}");
 
@@ -116,7 +116,7 @@ fn the_closing_line_counts_by_reason() {
     });
     let expected = json!({ "stored": 0, "duplicate": 4, "refused": 6, "refused_for": refused_for });
     assert_eq!(report, expected);
-    // Of the same lines again nothing is new.
+    // A repeated import finds nothing new.
     let again = import(&store, &[], &text);
     assert_eq!(count(&again, "stored"), 0, "{again:?}");
 }
@@ -132,7 +132,7 @@ fn a_bad_line_is_reported_with_its_number_and_skipped() {
     forged["sig"] = notes[8]["sig"].clone();
     let mut text: Vec<Vec<u8>> =
         notes.iter().map(|note| format!("{note}\r\n").into_bytes()).collect();
-    // Empty lines count as lines, and as nothing else.
+    // Empty lines count only as lines.
     text.insert(3, b"\n".to_vec());
     text.insert(4, b"not json\n".to_vec());
     text.insert(600, b"{\"id\":5}\n".to_vec());
@@ -173,7 +173,7 @@ async fn no_verify_trusts_and_verification_does_not() {
     assert!(ended.stderr.contains("line 1: sig: "), "{ended:?}");
     let ended = import(&store, &["--no-verify"], &text);
     assert_eq!(count(&ended, "stored"), 1, "{ended:?}");
-    // What makes no event is refused all the same.
+    // Text that is not an event is refused nevertheless.
     let ended = import(&store, &["--no-verify"], "{}\n");
     assert_eq!(count(&ended, "invalid"), 1, "{ended:?}");
 }
@@ -185,7 +185,7 @@ fn index_files(store: &Path) -> BTreeSet<OsString> {
     names.filter(|name| name.to_string_lossy().contains("-index-")).collect()
 }
 
-/// A relay that began with what an import had left read the whole store.
+/// A relay that started after an import used to read the whole store.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_goes_on_from_the_index_files_of_an_import() {
     const EVENTS: usize = 17_000;
@@ -228,11 +228,11 @@ async fn an_import_beside_a_running_relay_is_refused_and_so_is_a_second_relay() 
     assert_eq!(client.count(&[json!({})]).await, 0);
     relay.signal("KILL");
     relay.ended();
-    // However the relay ended, its lock is gone.
+    // However the relay ended, its lock is free.
     assert_eq!(count(&import(&store, &[], &text), "stored"), 1);
 }
 
-/// As relays' and clients' messages, and packed, in one member or several.
+/// Inside relays' and clients' messages, and packed, in one or several members.
 #[test]
 fn events_are_found_in_messages_and_in_packed_files() {
     let directory = tempfile::tempdir().unwrap();
@@ -263,13 +263,13 @@ fn events_are_found_in_messages_and_in_packed_files() {
         assert!(ended.status.success() && ended.stderr.is_empty(), "{name}: {ended:?}");
         assert_eq!(count(&ended, "stored"), 300, "{name}: {ended:?}");
     }
-    // Other messages are no events.
+    // Other messages are not events.
     let other = "[\"EOSE\",\"x\"]\n[\"EVENT\"]\n[\"event\",{}]\n[\"EVENT\",{},{},{}]\n";
     let ended = import(&directory.path().join("plain"), &[], &format!("{}\n{other}", notes[0]));
     assert_eq!((count(&ended, "duplicate"), count(&ended, "invalid")), (1, 4), "{ended:?}");
 }
 
-/// Twenty lines are shown; a file of something else does not fill the screen.
+/// Twenty lines are shown; a file of another kind does not fill the screen.
 #[test]
 fn many_bad_lines_are_summed_up() {
     let directory = tempfile::tempdir().unwrap();
@@ -301,7 +301,7 @@ fn a_missing_file_is_named() {
     assert!(!ended.status.success() && ended.stderr.contains("/nowhere/events.jsonl"), "{ended:?}");
 }
 
-/// Of a line that is too long not even its beginning counts, whatever it is.
+/// A line above the limit is refused completely, whatever its beginning.
 #[test]
 fn a_line_over_the_limit_is_reported_as_too_long_whatever_it_begins_with() {
     const LIMIT: usize = 16 << 20;
@@ -311,9 +311,9 @@ fn a_line_over_the_limit_is_reported_as_too_long_whatever_it_begins_with() {
         ["hidden", "padded", "after", "last"].map(|text| author.note(events::EPOCH, text));
     let padded = padded.to_string();
     let text = [
-        // Blank as far as it is read.
+        // Blank up to the limit.
         format!("{}{hidden}\r\n", " ".repeat(LIMIT)),
-        // As long as a line may be.
+        // Exactly the maximum length.
         format!("{}{padded}\n", " ".repeat(LIMIT - padded.len())),
         format!("{}\n", " ".repeat(3 * LIMIT + 1)),
         format!("{after}\r\n"),
@@ -325,11 +325,11 @@ fn a_line_over_the_limit_is_reported_as_too_long_whatever_it_begins_with() {
     assert!(ended.status.success(), "{ended:?}");
     assert_eq!(ended.stderr, "line 1: longer than 16 MiB\nline 3: longer than 16 MiB\n");
     assert_eq!((count(&ended, "stored"), count(&ended, "invalid")), (3, 2), "{ended:?}");
-    // At the end of the input as well.
+    // At the end of the input too.
     let path = write(directory.path(), &" ".repeat(LIMIT + 1));
     let ended = import(&directory.path().join("store"), &[path.to_str().unwrap()], "");
     assert!(ended.stderr.starts_with("line 1: longer than 16 MiB\n"), "{ended:?}");
-    // An empty input is one all the same.
+    // An empty input is valid.
     let ended = import(&directory.path().join("store"), &[], "");
     assert!(ended.status.success() && count(&ended, "stored") == 0, "{ended:?}");
 }
@@ -345,7 +345,7 @@ fn what_cannot_be_read_is_named() {
     assert!(ended.stderr.contains(path) && ended.stderr.contains("directory"), "{ended:?}");
 }
 
-/// Whoever reads the messages may stop: the import goes on to its end.
+/// The reader of the messages may stop: the import still completes.
 #[test]
 fn a_reader_of_the_messages_that_stops_early_does_not_stop_the_import() {
     let directory = tempfile::tempdir().unwrap();
@@ -396,15 +396,15 @@ fn a_file_of_something_else_is_told_with_what_makes_lines_of_it() {
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");
         assert!(ended.stderr.contains(words), "{words}: {ended:?}");
     }
-    // A mark of the byte order is not a part of the first event.
+    // A byte order mark is not a part of the first event.
     let ended = import(&store, &[], &format!("\u{feff}{}", lines(&notes)));
     assert!(ended.status.success() && count(&ended, "stored") == 3, "{ended:?}");
-    // One line with a fault has no other number than its own.
+    // A single faulty line has its own number.
     let ended = import(&store, &[], &format!("{}{{\"id\n", lines(&notes)));
     assert!(ended.stderr.starts_with("line 4: ") && !ended.stderr.contains("line 1"), "{ended:?}");
 }
 
-/// The files of a directory, packed or not, and events as strfry writes them with --fried.
+/// The files of a directory, packed or not, and events written by strfry with --fried.
 #[test]
 fn the_files_of_a_directory_are_imported_one_after_the_other() {
     let directory = tempfile::tempdir().unwrap();

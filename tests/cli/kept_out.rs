@@ -1,4 +1,4 @@
-//! What an operator has deleted, banned or let retire does not come back, whoever brings it.
+//! Events that an operator has deleted, banned or retired do not come back from any source.
 
 use super::import::{import, lines};
 use crate::support::events::unix_now;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How an event is made to go.
+/// How an event is removed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Way {
     Deleted,
@@ -17,7 +17,7 @@ enum Way {
     Retired,
 }
 
-/// A relay from which an event has gone, and the event.
+/// A relay from which an event was removed, and the event.
 struct Kept {
     directory: tempfile::TempDir,
     relay: RelayProcess,
@@ -62,7 +62,7 @@ impl Kept {
         Self { directory, relay, gone, stays }
     }
 
-    /// What the store holds is what has stayed.
+    /// Checks that the store contains exactly the other events.
     fn check(&self, brought_by: &str) {
         let ended = negsync(&["export", "--store", store(&self.directory).to_str().unwrap()], "");
         let left: Vec<Value> =
@@ -79,7 +79,7 @@ fn config(directory: &tempfile::TempDir) -> PathBuf {
     directory.path().join("relay.toml")
 }
 
-/// How many stored events a relay has sent.
+/// The number of stored events that a relay has sent.
 async fn sent(relay: &RelayProcess) -> u64 {
     let address = relay.url().trim_start_matches("ws://").parse().unwrap();
     let text = http(address, "GET", "/metrics", &[]).await.body;
@@ -147,14 +147,14 @@ async fn by_peer(way: Way) {
         assert!(ended.status.success(), "{ended:?}");
         let report: Value = serde_json::from_str(&ended.stdout).unwrap();
         assert_eq!((&report["need"], &report["stored"]), (&json!(0), &json!(0)), "{report}");
-        // It is not even asked for.
+        // It is not even requested.
         assert_eq!(sent(&peer).await, before, "{report}");
     }
     let relay = RelayProcess::start(&path);
     Kept { directory, relay, gone, stays }.check("peer");
 }
 
-/// A live peer to which the event comes once both are in step.
+/// From a live peer to which the event is published after both are in sync.
 async fn by_live(way: Way) {
     let Kept { directory, relay, gone, stays } = Kept::out(way).await;
     relay.signal("TERM");
@@ -168,7 +168,7 @@ async fn by_live(way: Way) {
     let relay =
         RelayProcess::start_with(&store(&directory), &["--config", config.to_str().unwrap()]);
     let mut client = peer.client().await;
-    // What we have arrives there, so that the two are connected.
+    // An event of ours reaches the peer, so the two are connected.
     let mut arrived = relay.client().await;
     wait_for(&mut client, &stays).await;
     client.store(&gone).await;
@@ -202,7 +202,7 @@ async fn by_hand_over(way: Way) {
     let kept = Kept::out(way).await;
     let events = lines(&[kept.gone.clone(), kept.stays.clone()]);
     let ended = negsync(&["import", "--into", kept.relay.url()], &events);
-    // It says that not all was taken.
+    // It reports that not all events were accepted.
     assert!(ended.stdout.starts_with("2 stored"), "{ended:?}");
     kept.check("hand-over");
 }
@@ -237,7 +237,7 @@ each_way_and_bringer! {
     what_has_retired_is_not_handed_over: Retired by_hand_over,
 }
 
-/// A sync remembers what the ban list refused, as long as the list refuses the same.
+/// A sync records the ban list's refusals only as long as the list is unchanged.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_banned_is_fetched_from_a_peer_once_it_is_unbanned() {
     let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -1,5 +1,5 @@
-//! What the relay writes to its log, as JSON lines: one line a sync with its figures, and nothing
-//! of what events say or of keys, however much is logged.
+//! The relay's log as JSON lines: one line for each sync with its figures, and no contents of
+//! events or keys at any level.
 
 use crate::support::Author;
 use crate::support::client::Client;
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
 
-/// Words that are in the content of every event of these tests, and in no log.
+/// Words in the content of every event of these tests, which no log may contain.
 const CONTENT: &str = "what-nobody-but-the-reader-may-see";
 const SECRET: &str = "4242424242424242424242424242424242424242424242424242424242424242";
 
@@ -24,7 +24,7 @@ fn start(directory: &Path, name: &str, config: &str) -> RelayProcess {
     RelayProcess::start_with(&store, &["--config", path.to_str().unwrap()])
 }
 
-/// The lines of a log, each an object.
+/// The lines of a log as objects.
 fn lines(log: &str) -> Vec<Value> {
     let line =
         |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
@@ -54,7 +54,7 @@ async fn a_sync_is_one_line_and_neither_content_nor_keys_are_logged() {
     );
     let here = start(directory, "here", &config);
     here.logged("\"synced\"");
-    // And what is refused, or fails, brings nothing to light either.
+    // Refusals and failures must not reveal them either.
     let mut client = here.client().await;
     let mut forged = author.note(EPOCH, CONTENT);
     forged["content"] = json!(format!("{CONTENT}, forged"));
@@ -122,7 +122,7 @@ async fn a_log_that_cannot_be_written_ends_nothing() {
     assert!(status.success(), "{status}");
 }
 
-/// A token in a peer's URL is the peer's alone to see.
+/// A token in a peer's URL is visible only to the peer.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_peers_url_holds_for_the_peer_alone_is_nowhere_else() {
     let directory: TempDir = tempfile::tempdir().unwrap();
@@ -132,7 +132,7 @@ async fn what_a_peers_url_holds_for_the_peer_alone_is_nowhere_else() {
     let tokens = ["hush-hush", "not-a-word"];
     let peers = [
         format!("{}/?token={}", there.url().replace("ws:", "WS:"), tokens[0]),
-        // One that is away.
+        // One that is out of reach.
         format!("ws://127.0.0.1:9/?{}", tokens[1]),
     ];
     let sections = peers.each_ref().map(|url| format!("[[peer]]\nurl = {url:?}\ninterval_s = 1\n"));
@@ -172,7 +172,7 @@ async fn what_a_peers_url_holds_for_the_peer_alone_is_nowhere_else() {
     }
 }
 
-/// A proxy that is not trusted is named once; clients' addresses are in the log at debug alone.
+/// A proxy that is not trusted is reported once; clients' addresses are logged at debug level only.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_is_not_trusted_is_named_once() {
     let directory = tempfile::tempdir().unwrap();

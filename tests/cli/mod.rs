@@ -1,4 +1,4 @@
-//! The command line as its user meets it: the real binary, real files.
+//! The command line as users run it: the real binary, real files.
 
 mod backup;
 mod ban;

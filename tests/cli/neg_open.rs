@@ -15,7 +15,7 @@ fn neg_open(filter: &Value, arguments: &[&str]) -> Value {
     serde_json::from_str(&ended.stdout).unwrap()
 }
 
-/// The line over the events that a filter selects, as it has to be.
+/// The expected line for the events that a filter selects.
 fn expected(filter: &Value, id: &str, events: &[Value]) -> (Value, SortedItems) {
     let items = model::answer(std::slice::from_ref(filter), events).into_iter().map(|event| {
         let mut id = [0; 32];
@@ -42,7 +42,7 @@ fn a_store_and_a_file_of_the_same_events_open_alike() {
         let [store, file] = ["store", "file"].map(|name| directory.path().join(name));
         assert!(import(&store, &[], &lines(&corpus.events)).status.success());
         let kept = model::kept(&corpus.events, events::unix_now());
-        // An event that a file holds twice is in the set once.
+        // A duplicate in a file is in the set once.
         std::fs::write(&file, lines(&kept) + "\n" + &lines(&kept[..3])).unwrap();
         let before = std::fs::read(&store).unwrap();
         for filter in [
@@ -75,7 +75,7 @@ async fn what_is_pasted_finds_what_is_lacking() {
     let [ours, theirs] = ["ours", "theirs"].map(|name| directory.path().join(name));
     assert!(import(&ours, &[], &lines(&some)).status.success());
     assert!(import(&theirs, &[], &lines(&notes)).status.success());
-    // It reads beside a relay that runs on the same store.
+    // It reads beside a relay on the same store.
     let _ours = RelayProcess::start(&ours);
     let relay = RelayProcess::start(&theirs);
     let mut client = relay.client().await;

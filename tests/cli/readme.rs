@@ -1,4 +1,4 @@
-//! The README's two relays: its lines are run as they stand, and print what it says.
+//! The README's two relays: its lines are run unchanged, and print the shown output.
 
 use crate::support::http::http;
 use std::io::{BufRead, BufReader};
@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 const README: &str = include_str!("../../README.md");
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What stands between a line of this text and the end of its code block.
+/// The text between a line and the end of its code block.
 fn block<'text>(text: &'text str, begin: &str) -> &'text str {
     let (_, rest) = text.split_once(begin).unwrap();
     rest.split_once("```").unwrap().0
 }
 
-/// Each command with what it prints.
+/// Each command with its output.
 fn steps(transcript: &str) -> Vec<(&str, Vec<&str>)> {
     let mut steps: Vec<(&str, Vec<&str>)> = Vec::new();
     for line in transcript.lines() {
@@ -28,7 +28,7 @@ fn steps(transcript: &str) -> Vec<(&str, Vec<&str>)> {
     steps
 }
 
-/// A line without what differs from run to run: how many seconds it took.
+/// A line without the part that differs from run to run: its duration in seconds.
 fn without_seconds(line: &str) -> String {
     let words = line.split(' ').collect::<Vec<_>>();
     let is_number =
@@ -46,7 +46,7 @@ impl Drop for Killed {
     }
 }
 
-/// Runs a line in a shell of its own, with the built program in its path.
+/// Runs a line in a shell, with the built program in its path.
 fn shell(line: &str, folder: &Path) -> Command {
     let program = Path::new(env!("CARGO_BIN_EXE_negsync"));
     let others = std::env::var("PATH").unwrap();
@@ -66,7 +66,7 @@ async fn the_two_relays_of_the_readme_converge_as_it_says() {
     let section = README.split_once("## Two relays converge").unwrap().1;
     let transcript = block(section, "```console\n");
     let two = block(section, "```toml\n");
-    // The address that is printed for each relay, and the one that it has here.
+    // The printed address of each relay, and its address here.
     let mut addresses: Vec<(String, String)> = Vec::new();
     let mut relays = Vec::new();
     for (line, printed) in steps(transcript) {
@@ -86,7 +86,7 @@ async fn the_two_relays_of_the_readme_converge_as_it_says() {
             assert_eq!(lines, expected, "{line}");
             continue;
         };
-        // Any free port, and no shell between it and its end.
+        // On any free port, and without a shell between the test and the relay.
         let line = format!("exec {relay} --listen 127.0.0.1:0");
         let mut relay = Killed(shell(&line, folder).spawn().unwrap());
         let mut first = String::new();

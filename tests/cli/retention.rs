@@ -1,4 +1,4 @@
-//! `[retention]`: what the rules remove, and that it does not come back.
+//! `[retention]`: the events that rules remove do not come back.
 
 use super::import::{import, lines};
 use crate::support::events::unix_now;
@@ -69,13 +69,13 @@ fn a_preview_says_what_goes_and_then_it_goes_and_stays_out() {
     assert_eq!(exported_ids(store), kept);
     assert!(negsync(&["check", "--store", store], "").status.success());
 
-    // By the rules that the store remembers, whatever the configuration of the import.
+    // By the rules recorded in the store, whatever the configuration of the import.
     for arguments in [&[][..], &["--config", config]] {
         let again = import(&path, arguments, &lines(&all));
         assert!(again.stdout.contains("470 past retention"), "{again:?}");
         assert_eq!(exported_ids(store), kept);
     }
-    // Nobody's newest event is refused.
+    // The newest event of an author is never refused.
     let newer = [of(30, &authors[3], 10)];
     assert!(import(&path, &[], &lines(&newer)).stdout.contains("1 stored"));
     run(&[]);
@@ -83,7 +83,7 @@ fn a_preview_says_what_goes_and_then_it_goes_and_stays_out() {
         new_reactions.iter().chain(&many[..49]).chain(&few).chain([&deletion, &newer[0]]),
     );
     assert_eq!(exported_ids(store), newest);
-    // Other rules let in again what they keep.
+    // Other rules accept the events that they keep.
     let config = configured(
         directory.path(),
         "[retention]\nrules = [{ kinds = [7], max_age_s = 2592000 }]\n",
@@ -105,7 +105,7 @@ async fn a_store_that_is_too_large_loses_its_oldest_events() {
     let config = config.to_str().unwrap();
     let relay = RelayProcess::start_with(&path, &["--config", config]);
     let mut client = relay.client().await;
-    // It has been made small at the start; this waits for it.
+    // The store was made small at the start; this waits for it.
     let ended = negsync(&["retention", "--config", config, "--store", path.to_str().unwrap()], "");
     assert!(ended.status.success(), "{ended:?}");
     let left = client.query(&[json!({})]).await;
@@ -116,7 +116,7 @@ async fn a_store_that_is_too_large_loses_its_oldest_events() {
     let refused = (false, "blocked: retention: older than what this relay keeps".to_owned());
     assert_eq!(client.publish(gone).await, refused);
     client.store(&author.note(now, "new")).await;
-    // A larger one takes it again, without a restart.
+    // A larger maximum accepts it again, without a restart.
     std::fs::write(config, "[retention]\nstore_mb = 2000\n").unwrap();
     relay.signal("HUP");
     relay.logged("the configuration was read anew; changed: retention.store_mb");
@@ -155,8 +155,8 @@ async fn a_running_relay_keeps_the_newest_of_each_author() {
     assert_eq!(document["retention"], json!([{ "kinds": [1], "count": 20 }, { "time": 86_400 }]));
 }
 
-/// What the rules would remove is not even listed by a sync, which says so; requests to delete are
-/// asked for whatever their age.
+/// A sync does not even list events that the rules would remove, and reports it; requests to delete
+/// are requested at any age.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sync_does_not_ask_for_what_is_too_old() {
     let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -185,13 +185,13 @@ async fn a_sync_does_not_ask_for_what_is_too_old() {
     for command in ["sync", "diff"] {
         let report = run(command, &rules);
         assert_eq!((&report["equal"], &report["need"]), (&json!(true), &json!(0)), "{report}");
-        // A list of the ids of all that is old takes 128,000 bytes.
+        // A list of the ids of all old events would take 128,000 bytes.
         assert!(report["bytes_down"].as_u64().unwrap() < 20_000, "{report}");
     }
     let store = path.to_str().unwrap();
     let said = negsync(&["sync", peer.url(), "--store", store], "").stdout;
     assert!(said.contains("equal; not compared: ") && said.contains("(past retention)"), "{said}");
-    // A rule for some kinds alone leaves no window of time.
+    // A rule for some kinds only keeps no window of time.
     let report = run("sync", &config("rules = [{ kinds = [7], max_age_s = 60 }]"));
     assert_eq!(
         (&report["stored"], &report["kept_since"]),

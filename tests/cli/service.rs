@@ -1,4 +1,4 @@
-//! As a service: sockets that are handed over, and what the service manager is told.
+//! As a service: passed sockets, and notifications to the service manager.
 
 use crate::support::client::Client;
 use crate::support::process::RelayProcess;
@@ -14,7 +14,8 @@ use tokio_tungstenite::connect_async;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `negsync relay` with a listening socket as its file descriptor 3, as a service manager starts it.
+/// `negsync relay` with a listening socket as its file descriptor 3, as a service manager starts
+/// it.
 fn start(socket: &TcpListener, store: &Path, set_up: impl FnOnce(&mut Command)) -> RelayProcess {
     let mut command = Command::new("sh");
     let script = "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$@\"";
@@ -25,7 +26,7 @@ fn start(socket: &TcpListener, store: &Path, set_up: impl FnOnce(&mut Command)) 
     RelayProcess::serving(command)
 }
 
-/// What the service manager is told, line by line.
+/// The notifications, line by line.
 struct Manager {
     socket: UnixDatagram,
     told: Vec<String>,
@@ -38,7 +39,7 @@ impl Manager {
         Self { socket, told: Vec::new() }
     }
 
-    /// Waits until it is told `line`, and forgets what came before.
+    /// Waits for the notification `line`, and drops earlier ones.
     fn wait_for(&mut self, line: &str) {
         loop {
             if let Some(place) = self.told.iter().position(|told| told.starts_with(line)) {
@@ -85,14 +86,14 @@ async fn a_service_serves_the_socket_it_is_given_and_says_how_it_stands() {
     assert!(log.contains("relay.listen and --listen are not used"), "{log}");
 }
 
-/// Connects and asks, until it is to end; each failure is a client that was refused.
+/// Connects and sends a request repeatedly until `end`; each failure is a refused client.
 async fn keep_connecting(address: SocketAddr, end: Arc<AtomicBool>, connected: Arc<AtomicUsize>) {
     while !end.load(Ordering::SeqCst) {
         let (mut socket, _) = connect_async(format!("ws://{address}"))
             .await
             .unwrap_or_else(|error| panic!("a client was refused: {error}"));
         connected.fetch_add(1, Ordering::SeqCst);
-        // It may be told to go at any time; then it comes again.
+        // The relay may close at any time; the client then connects again.
         let _ = socket.close(None).await;
     }
 }

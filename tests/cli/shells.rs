@@ -1,4 +1,4 @@
-//! What a shell and a manual make of the command line. `scripts/check-operations` hands the same to
+//! The command line in shells and manual pages. `scripts/check-operations` passes the same text to
 //! zsh, fish and mandoc.
 
 use crate::support::process::negsync;
@@ -22,7 +22,7 @@ fn commands() -> Vec<String> {
     list.lines().map(first).filter(|name| name != "help").collect()
 }
 
-/// Runs a checker of this machine over a text; what it says is an error.
+/// Runs a checker of this machine over a text; any output is an error.
 fn checked_by(program: &str, arguments: &[&str], text: &str) {
     let started = Command::new(program)
         .args(arguments)

@@ -1,4 +1,4 @@
-//! `negsync top`: what it says of a relay once, where it is not shown on a terminal.
+//! `negsync top`: its output when it is not on a terminal.
 
 use crate::support::Author;
 use crate::support::events::EPOCH;

@@ -1,4 +1,4 @@
-//! Other people's clients and relays against ours.
+//! Clients and relays of other projects with ours.
 
 mod nostr_sdk_auth;
 mod nostr_sdk_client;

@@ -1,4 +1,4 @@
-//! nostr-sdk shows who it is when it is asked (NIP-42), and then sees its own private events.
+//! nostr-sdk authenticates when it is asked to (NIP-42), and then sees its own private events.
 
 use crate::support::{Author, Client, TestRelay, events, id_of, model};
 use nostr_sdk::prelude::{Client as SdkClient, Filter, Keys, Kind, SecretKey};
@@ -33,7 +33,7 @@ async fn nostr_sdk_authenticates_and_is_shown_its_own() {
     let found: Vec<String> = found.into_iter().map(|event| event.id.to_hex()).collect();
     assert_eq!(found, [id_of(&to_bob)]);
 
-    // NEG on the same connection: everything that is public, and its own.
+    // NEG on the same connection: all public events, and its own private ones.
     let output = client.sync(Filter::new(), &SyncOptions::default()).await.unwrap();
     assert!(output.failed.is_empty(), "{:?}", output.failed);
     let received: Vec<Value> =

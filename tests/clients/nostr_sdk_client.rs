@@ -1,4 +1,4 @@
-//! nostr-sdk's own negentropy client: down, up and both, to equal sets.
+//! nostr-sdk's own negentropy client: down, up and both, with equal sets at the end.
 
 use crate::support::process::{RelayProcess, negsync};
 use crate::support::{TestRelay, corpora, events, id_of, model};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// A client with a database of its own that holds these events.
+/// A client with its own database, which contains these events.
 pub async fn sdk_client(events: &[Value]) -> Client {
     let options = MemoryDatabaseOptions { events: true, max_events: None };
     let client = Client::builder().database(MemoryDatabase::with_opts(options)).build();
@@ -42,9 +42,9 @@ pub async fn held(client: &Client) -> BTreeSet<String> {
     events.iter().map(|event| event.id.to_hex()).collect()
 }
 
-/// The events without the deletion requests that nostr-sdk's database takes otherwise than a relay:
-/// it refuses one that names somebody else's event, where we keep it and ignore what it asks, and
-/// for an address with an empty `d` it deletes the author's events of that kind whatever their `d`.
+/// The events without the deletion requests that nostr-sdk's database handles differently from a
+/// relay. It refuses one that names another author's event, which we store and ignore. For an
+/// address with an empty `d` it deletes the author's events of that kind with any `d`.
 pub fn holdable(events: &[Value]) -> Vec<Value> {
     let is_otherwise = |deletion: &Value, tag: &Value| match tag[0].as_str() {
         Some("e") => events
@@ -60,7 +60,7 @@ pub fn holdable(events: &[Value]) -> Vec<Value> {
     events.iter().filter(|event| holds(event)).cloned().collect()
 }
 
-/// Events that no rule removes from either side, and a random half of them for each.
+/// Events that no rule removes from either side, and a random half of them for each side.
 pub fn halves(events: &[Value], seed: u64) -> (Vec<Value>, [Vec<Value>; 2]) {
     let kept = model::kept(&holdable(events), events::unix_now());
     let mut rng = StdRng::seed_from_u64(seed);
@@ -110,8 +110,8 @@ async fn down_up_and_both_end_as_they_should() {
     }
 }
 
-/// The issue's own path: import, run the relay, and let a client that holds a random half of the
-/// events and a few of its own come to the same set.
+/// A typical use: import, run the relay, and sync a client that has a random half of the events and
+/// some of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_an_import_a_client_with_half_of_the_events_reaches_equality_both_ways() {
     for corpus in corpora(90, 400) {

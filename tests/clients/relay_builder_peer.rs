@@ -53,7 +53,7 @@ async fn a_client_between_two_relays_makes_all_three_equal() {
         assert_eq!(held(&client).await, all, "{context}");
         assert_eq!(stored(&database).await, all, "{context}");
         assert_eq!(neg_ids(&mut raw, &json!({})).await, all, "{context}");
-        // Each relay says of the other's set that nothing differs.
+        // Neither relay finds a difference to the other's set.
         let events = raw.query(&[json!({})]).await;
         let mut at_peer = Client::connect_elsewhere(&peer_url).await;
         let difference = reconcile(&mut at_peer, &json!({}), &events, 0).await.unwrap();

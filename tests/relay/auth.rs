@@ -1,4 +1,4 @@
-//! AUTH (NIP-42), protected events (NIP-70), and lists of who may publish and reconcile.
+//! AUTH (NIP-42), protected events (NIP-70), and lists of keys that may publish and reconcile.
 
 use crate::support::client::PATIENCE;
 use crate::support::negentropy_client::{EMPTY_SET, neg_ids, reconcile};
@@ -71,7 +71,7 @@ async fn an_auth_event_that_is_not_right_is_refused_with_its_reason() {
     for text in [r#"["AUTH"]"#, r#"["AUTH","x"]"#, r#"["AUTH",{}]"#] {
         assert_eq!(client.ask_text(text).await[0], "NOTICE", "{text}");
     }
-    // None of them has opened anything; the right one does, and may come twice.
+    // None of them grants access; the right one does, and may be repeated.
     let private = json!([{ "kinds": [4] }]);
     let refused = client.ask(&json!(["REQ", "r", private[0]])).await;
     assert_eq!((&refused[0], &refused[1]), (&json!("CLOSED"), &json!("r")));
@@ -82,7 +82,7 @@ async fn an_auth_event_that_is_not_right_is_refused_with_its_reason() {
     assert_eq!(client.query(private.as_array().unwrap()).await, Vec::<Value>::new());
 }
 
-/// NIP-42: such events go to nobody, however they come.
+/// NIP-42: such events are never passed on, from any source.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_auth_event_is_neither_stored_nor_passed_on() {
     let relay = TestRelay::start().await;
@@ -93,7 +93,7 @@ async fn an_auth_event_is_neither_stored_nor_passed_on() {
     shown(&mut client, &author, &relay).await;
     let event = author.authentication(events::unix_now(), &relay.url(), "another challenge");
     expect_refused(&mut client, &event, "invalid: kind").await;
-    // Sync and import hand events to the store without asking the relay.
+    // A sync and an import give events to the store directly.
     let parsed = negsync::store::Event::parse(&event.to_string()).unwrap().trust();
     relay.relay.index().store().publish(vec![parsed]).unwrap();
     let note = author.note(AT, "what comes next");
@@ -153,7 +153,7 @@ async fn a_protected_event_comes_from_its_author_alone() {
     expect_refused(&mut client, &protected, "auth-required: ").await;
     shown(&mut client, &stranger, &relay).await;
     expect_refused(&mut client, &protected, "restricted: ").await;
-    // NIP-70, reposts: none that holds it, by anybody.
+    // NIP-70, reposts: none that embeds it, by any author.
     for kind in [6, 16] {
         let tags = json!([["e", id_of(&protected)], ["p", author.key()]]);
         let repost = stranger.event(kind, AT, tags.clone(), &protected.to_string());
@@ -165,7 +165,7 @@ async fn a_protected_event_comes_from_its_author_alone() {
     }
     shown(&mut client, &author, &relay).await;
     client.store(&protected).await;
-    // Whoever reads may read it.
+    // Anyone with read access may read it.
     let filter = json!({ "authors": [author.key()] });
     assert_eq!(relay.client().await.query(&[filter]).await, [protected]);
 }
@@ -175,13 +175,13 @@ async fn only_listed_keys_publish() {
     let [member, guest, stranger] = [1, 2, 3].map(Author::new);
     let relay = TestRelay::start_with(|config| config.auth.publish_keys = listed(&[&member])).await;
     let mut client = relay.client().await;
-    // What a member wrote is taken from anybody.
+    // A member's event is accepted from anyone.
     client.store(&member.note(AT, "1")).await;
     let of_stranger = stranger.note(AT, "2");
     expect_refused(&mut client, &of_stranger, "auth-required: ").await;
     shown(&mut client, &guest, &relay).await;
     expect_refused(&mut client, &of_stranger, "restricted: ").await;
-    // And from a member whatever they bring: a gift wrap has a key of its own.
+    // And from a member all events are accepted: a gift wrap has a key of its own.
     shown(&mut client, &member, &relay).await;
     client.store(&of_stranger).await;
 }
@@ -197,7 +197,7 @@ async fn only_listed_keys_reconcile() {
         let refused = reconcile(&mut client, &json!({}), [], 0).await.unwrap_err();
         assert_eq!(refused.as_array().map(Vec::len), Some(3), "{refused}");
         assert!(refused[2].as_str().unwrap().starts_with(prefix), "{refused}");
-        // Reading is another matter.
+        // Reading is not restricted.
         assert_eq!(client.query(&[json!({})]).await.len(), 1);
         shown(&mut client, &guest, &relay).await;
     }
@@ -227,7 +227,7 @@ async fn where_a_key_is_required_nothing_goes_without_one() {
     assert_eq!(neg_ids(&mut client, &json!({})).await, model::ids([&note]));
 }
 
-/// What is sent right behind AUTH, without waiting for its OK, counts on it.
+/// Messages directly after AUTH, sent before its OK, are answered as authenticated.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_behind_auth_are_answered_with_it() {
     let relay = TestRelay::start().await;
@@ -244,7 +244,7 @@ async fn messages_behind_auth_are_answered_with_it() {
     assert_eq!(query.unwrap(), [protected]);
 }
 
-/// A mirror reads what the relay stores and brings what another relay has taken, whoever wrote it.
+/// A mirror key may read all stored events and publish events of any author.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_sees_all_and_brings_anything() {
     let [member, stranger, mirror] = [1, 2, 3].map(Author::new);
@@ -275,14 +275,15 @@ async fn a_mirror_sees_all_and_brings_anything() {
         model::answer(&[json!({})], &all).into_iter().cloned().collect::<Vec<_>>()
     );
     assert_eq!(client.count(&[json!({ "kinds": [4, 1_059] })]).await, 2);
-    // An AUTH event is nobody's to bring.
+    // An AUTH event may not be published by anyone.
     let auth = stranger.authentication(events::unix_now(), &relay.url(), "another challenge");
     expect_refused(&mut client, &auth, "invalid: ").await;
-    // The key is one connection's.
+    // Authentication is valid for one connection.
     assert_eq!(relay.client().await.query(&[json!({})]).await.len(), 2);
 }
 
-/// An event that shows a key holds a challenge and a URL. A long one is refused unread (NIP-42: with OK).
+/// An AUTH event needs to contain only a challenge and a URL. A long one is refused without parsing
+/// (NIP-42: with OK).
 #[tokio::test(flavor = "multi_thread")]
 async fn an_auth_event_that_is_long_is_refused_by_its_id() {
     let relay = TestRelay::start().await;

@@ -1,4 +1,4 @@
-//! Every message that cannot be taken has an answer, and costs the connection nothing else.
+//! Every refused message gets an answer, and has no other effect on the connection.
 
 use crate::support::client::Client;
 use crate::support::process::RelayProcess;
@@ -67,7 +67,7 @@ async fn what_is_no_message_is_answered_with_a_notice() {
     expect_notice(&mut client, &answer, "a binary message").await;
 }
 
-/// What people type into wscat who write their first messages.
+/// Typical mistakes of people who write their first messages in wscat.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_says_what_to_type() {
     const REQ: &str = r#"["REQ","my-id",{"kinds":[1],"limit":10}]"#;
@@ -116,8 +116,8 @@ async fn a_refusal_says_what_to_type() {
     }
 }
 
-/// Found by a fuzz target: text in the place of an array, and an unknown key of a filter, came
-/// back whole.
+/// Found by a fuzz target: text instead of an array, and an unknown key of a filter, were quoted in
+/// full.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_quotes_little_of_what_it_refuses() {
     let relay = TestRelay::start().await;
@@ -194,7 +194,7 @@ async fn a_bad_event_is_refused_under_its_id_with_the_field() {
         (with("sig", json!("zz".repeat(64))), "sig"),
         (with("sig", other["sig"].clone()), "sig"),
         (with("sig", json!("00".repeat(64))), "sig"),
-        // Whatever else is changed, the id is no longer its hash.
+        // After any other change the id is no longer the hash.
         (with("content", json!("goodbye")), "id"),
         (with("kind", json!(7)), "id"),
         (with("id", json!("00".repeat(32))), "id"),
@@ -213,7 +213,7 @@ async fn a_bad_event_is_refused_under_its_id_with_the_field() {
     client.store(&good).await;
 }
 
-/// Filters that no verb takes, each with the key at fault.
+/// Filters that every verb refuses, each with the faulty key.
 fn bad_filters() -> Vec<(Value, &'static str)> {
     let many: Vec<u32> = (0..10_001).collect();
     vec![
@@ -258,7 +258,8 @@ async fn a_bad_filter_closes_the_request_or_the_session() {
             let text = answer[2].as_str().unwrap_or_default();
             assert_eq!((&answer[0], &answer[1]), (&json!(answer_verb), &json!("x")), "{answer}");
             assert_eq!(answer.as_array().unwrap().len(), 3, "{answer}");
-            // NIP-01 has a prefix of its own for what a filter asks that the relay does not know.
+            // NIP-01 has a separate prefix for requests in a filter that the relay does not
+            // support.
             let prefix = match key {
                 "#topic" | "search" => "unsupported: ",
                 _ => "invalid: ",
@@ -268,7 +269,7 @@ async fn a_bad_filter_closes_the_request_or_the_session() {
             client.fence().await;
         }
     }
-    // A good filter beside it does not save it.
+    // A valid filter beside it makes no difference.
     let answer = client.ask(&json!(["REQ", "x", {}, { "kinds": "x" }])).await;
     assert_eq!(answer[0], "CLOSED");
     let too_many = vec![json!({}); 33];
@@ -300,7 +301,7 @@ async fn a_message_over_the_limit_is_answered_then_closed_with_1009() {
     };
     let mut client = relay.client().await;
     assert_eq!(client.ask_text(&padded(LIMIT)).await, json!(["EOSE", "x"]));
-    // Far more than fits into the buffers on the way, so that a reset would lose the answer.
+    // Far more than fits in the buffers, so that a reset would lose the answer.
     for bytes in [LIMIT + 1, 4_000_000] {
         let mut client = relay.client().await;
         let answer = client.ask_text(&padded(bytes)).await;
@@ -308,7 +309,7 @@ async fn a_message_over_the_limit_is_answered_then_closed_with_1009() {
         assert!(answer[1].as_str().unwrap().starts_with("invalid: "), "{answer}");
         assert_eq!(client.close_code().await, 1009);
     }
-    // The same in pieces that are each small enough.
+    // The same in fragments below the limit.
     let mut client = relay.client().await;
     let piece = |opcode, last| {
         let mut header = FrameHeader { opcode: OpCode::Data(opcode), ..FrameHeader::default() };
@@ -335,7 +336,7 @@ async fn text_that_is_not_utf_8_is_answered_then_closed_with_1007() {
     assert_eq!(client.close_code().await, 1007);
 }
 
-/// Good messages of every verb, to be damaged.
+/// Valid messages of every verb, to be damaged.
 fn good_messages() -> Vec<String> {
     let author = Author::new(1);
     let event = author.event(30_023, events::EPOCH, json!([["d", "x"], ["t", "y"]]), "\u{1f98a}");
@@ -357,7 +358,7 @@ fn good_messages() -> Vec<String> {
     .to_vec()
 }
 
-/// One to four random edits, most of them within JSON.
+/// One to four random edits, most of them within the JSON.
 fn damage(rng: &mut StdRng, message: &str) -> String {
     const SCRAPS: [&str; 16] = [
         "\"",

@@ -1,11 +1,11 @@
-//! NEG messages that cannot be taken: NEG-ERR `invalid:` with what was wrong, and nothing more.
+//! Invalid NEG messages: answered by NEG-ERR `invalid:` with the fault, without other effects.
 
 use crate::support::client::Client;
 use crate::support::negentropy_client::{EMPTY_SET, neg_msg};
 use crate::support::{TestRelay, events};
 use serde_json::{Value, json};
 
-/// Payloads that no responder can read, as they stand in the message.
+/// Payloads that no responder can decode, as in the message.
 fn bad_payloads() -> Vec<(Value, &'static str)> {
     let list = |count: &str, ids: usize| format!("61000002{count}{}", "11".repeat(32 * ids));
     vec![
@@ -22,7 +22,7 @@ fn bad_payloads() -> Vec<(Value, &'static str)> {
         (json!("00"), "version"),
         (json!("5f"), "version"),
         (json!("7000000200"), "version"),
-        // Truncated: in a bound, its prefix, a mode, a count, a list, a fingerprint.
+        // Truncated in a bound, its prefix, a mode, a count, a list, a fingerprint.
         (json!("6100"), "ends inside"),
         (json!("610080"), "more digits"),
         (json!("6101ff"), "ends inside"),
@@ -32,7 +32,7 @@ fn bad_payloads() -> Vec<(Value, &'static str)> {
         (json!(list("01", 0)), "announces 1 ids"),
         (json!(list("03", 2)), "announces 3 ids"),
         (json!(format!("61000001{}", "00".repeat(15))), "fingerprint"),
-        // A list that announces far more ids than there can be.
+        // A list that announces far more ids than it can hold.
         (json!(list("ffffffff7f", 1)), "announces 34359738367 ids"),
         (json!(list("81ffffffffffffffff7f", 1)), "announces 18446744073709551615 ids"),
         // Overlong and too large numbers.
@@ -41,7 +41,7 @@ fn bad_payloads() -> Vec<(Value, &'static str)> {
         (json!(format!("610121{}0200", "11".repeat(33))), "longer than an id"),
         (json!("61000003"), "mode"),
         (json!("6100007f"), "mode"),
-        // A good range, then a bad one.
+        // A valid range, then an invalid one.
         (json!("61010000000009"), "mode"),
     ]
 }
@@ -91,7 +91,7 @@ async fn every_truncation_of_a_message_is_answered() {
     }
     message.extend([0x00, 0x00, 0x02, 0x02]);
     message.extend([0x22; 64]);
-    // Where a range ends, so does a message that can be read.
+    // A message that ends after a range is valid.
     let whole = [1, 22, 43, 64, message.len()];
     for bytes in 1..=message.len() {
         let payload = faster_hex::hex_string(&message[..bytes]);
@@ -110,7 +110,7 @@ async fn messages_of_the_wrong_shape_are_refused_and_end_the_session_that_they_n
     let relay = TestRelay::start().await;
     let mut client = relay.client().await;
     for (message, reason) in [
-        // Protocol v0 had the size of an id as fourth element.
+        // Protocol v0 had the size of an id as the fourth element.
         (json!(["NEG-OPEN", "n", {}, 16, "6000000200"]), "v0"),
         (json!(["NEG-OPEN", "n", {}, 32, EMPTY_SET]), "v0"),
         (json!(["NEG-OPEN", "n"]), "NEG-OPEN takes"),

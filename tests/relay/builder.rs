@@ -1,4 +1,4 @@
-//! A relay inside another program: sockets of its own, decisions in Rust, and no key that does nothing.
+//! A relay inside another program: its own sockets, hooks in Rust, and no key without effect.
 
 use crate::support::negentropy_client::EMPTY_SET;
 use crate::support::{Author, Client, events, id_of};
@@ -144,7 +144,7 @@ async fn a_program_keeps_its_relay_in_sync_with_peers() {
         Relay::builder(config).listener(socket()).start_with_peers().await.unwrap();
     let mut client = connect(&relay).await;
     let mut answer = client.ask(&json!(["REQ", "x", {}])).await;
-    // What is stored already comes before EOSE, all else after it.
+    // Stored events come before EOSE, all others after it.
     if answer[0] == "EOSE" {
         answer = client.next("the peer's event").await;
     }

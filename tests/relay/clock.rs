@@ -1,4 +1,4 @@
-//! A clock that jumps, years at a time and both ways, under the real binary (by libfaketime).
+//! A clock that jumps by years in both directions, with the real binary (by libfaketime).
 
 use crate::support::client::Client;
 use crate::support::negentropy_client::neg_ids;
@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const YEAR_S: i64 = 365 * 86_400;
-/// So near to a limit nothing is tried: the clock goes on while it is.
+/// Events this close to a limit are not tested, because the clock advances during the test.
 const MARGIN_S: i64 = 100;
 
-/// Where libfaketime lies, by `NEGSYNC_FAKETIME` or where Debian puts it.
+/// The path of libfaketime, from `NEGSYNC_FAKETIME` or as installed by Debian.
 fn libfaketime() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("NEGSYNC_FAKETIME") {
         return Some(path.into());
@@ -26,7 +26,7 @@ fn libfaketime() -> Option<PathBuf> {
     std::fs::read_dir("/usr/lib").ok()?.find_map(library)
 }
 
-/// The clock of a relay, by how far it is from ours.
+/// The clock of a relay, as an offset to ours.
 struct Clock {
     file: PathBuf,
     offset_s: i64,
@@ -34,7 +34,7 @@ struct Clock {
 
 impl Clock {
     fn set(&mut self, offset_s: i64) {
-        // Replaced whole: it is read at every look at the clock.
+        // Replaced atomically: it is read at every access to the clock.
         let beside = self.file.with_extension("new");
         std::fs::write(&beside, format!("{offset_s:+}\n")).unwrap();
         std::fs::rename(beside, &self.file).unwrap();
@@ -53,15 +53,15 @@ fn start(store: &Path, library: &Path, clock: &Clock) -> RelayProcess {
     RelayProcess::start_by(command, store, &[])
 }
 
-/// An event that was accepted, and the second at which it expires.
+/// An accepted event, and the second at which it expires.
 struct Held {
     event: Value,
     expires_at: i64,
 }
 
-/// All that is there by the clock, and what has been due at any time is not there any more.
+/// All current events are stored, and an event that was due at any time never comes back.
 async fn check(client: &mut Client, clock: &Clock, held: &mut Vec<Held>, about: &str) {
-    // What is due in a moment may be seen or not.
+    // An event that is due in a moment may be visible or not.
     let now = clock.now();
     held.retain(|it| it.expires_at > now);
     let expected = model::ids(held.iter().map(|it| &it.event));
@@ -76,7 +76,7 @@ async fn check(client: &mut Client, clock: &Clock, held: &mut Vec<Held>, about: 
 #[tokio::test(flavor = "multi_thread")]
 async fn sets_and_answers_are_right_whatever_the_clock_does() {
     let Some(library) = libfaketime() else {
-        // Past the test harness, which would keep it to itself.
+        // Past the test harness, which would capture the output.
         let text = "\n!!!! SKIPPED: a clock that jumps; install libfaketime (Debian: libfaketime)";
         let _ = writeln!(std::io::stderr(), "{text}");
         return;
@@ -119,7 +119,7 @@ async fn sets_and_answers_are_right_whatever_the_clock_does() {
                 }
             }
             check(&mut client, &clock, &mut held, &about).await;
-            // An event of no time at all.
+            // An event without a meaningful time.
             let event = author.event(1, 1, json!([]), &format!("{step}"));
             assert!(client.publish(&event).await.0, "{about}");
             held.push(Held { event, expires_at: i64::MAX });

@@ -1,4 +1,4 @@
-//! How many connections there may be, and what becomes of those that do nothing.
+//! The maximum number of connections, and idle connections.
 
 use crate::support::client::{Client, PATIENCE};
 use crate::support::http::{HANDSHAKE, answer_to, http, read_to_close, send_raw};
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio_tungstenite::tungstenite::Message;
 
-/// Connects as soon as there is a place.
+/// Connects as soon as a slot is free.
 async fn once_there_is_room(relay: &TestRelay) -> Client {
     let connecting = async {
         loop {
@@ -38,7 +38,7 @@ async fn one_connection_too_many_is_refused_with_a_sentence_before_the_upgrade()
         let answer = answer_to(relay.relay.address(), &request).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         assert!(answer.contains(sentence), "{answer}");
-        // Who is there stays, and the place of who goes is free again.
+        // Connected clients stay, and the slot of a closed connection is free again.
         first.fence().await;
         drop(second);
         once_there_is_room(&relay).await.fence().await;
@@ -91,7 +91,7 @@ async fn a_new_connection_takes_the_place_of_the_oldest_that_says_nothing() {
     let mut silent = Vec::new();
     for _ in 0..20 {
         silent.push(send_raw(relay.relay.address(), HANDSHAKE).await);
-        // Clients that mean it are served all the while.
+        // Real clients are served all the time.
         relay.client().await.fence().await;
     }
     for stream in silent.drain(..15) {
@@ -106,7 +106,7 @@ async fn who_answers_pings_stays_and_who_does_not_is_closed() {
         config.connections.pong_timeout_s = 1;
     })
     .await;
-    // By hand: a WebSocket library answers pings by itself.
+    // Without a WebSocket library, which would answer pings by itself.
     let silent = send_raw(relay.relay.address(), &format!("{HANDSHAKE}\r\n")).await;
     let silent = tokio::spawn(read_to_close(silent));
     let mut client = relay.client().await;
@@ -122,7 +122,7 @@ async fn who_answers_pings_stays_and_who_does_not_is_closed() {
     assert!(ping.is_some() && ping < reason, "{:?}", String::from_utf8_lossy(&frames));
 }
 
-/// A hundred notes of 50,000 characters: more than the sockets hold.
+/// A hundred notes of 50,000 characters: more than the sockets can hold.
 async fn fill(relay: &TestRelay) {
     let (author, long) = (Author::new(1), "x".repeat(50_000));
     let notes: Vec<_> = (0..100).map(|second| author.note(events::EPOCH + second, &long)).collect();
@@ -145,7 +145,8 @@ async fn a_client_that_takes_nothing_is_closed_and_its_place_is_free() {
     once_there_is_room(&relay).await.fence().await;
 }
 
-/// What it asked for stays in the store, in place of the system's memory and the relay's.
+/// Events for a client that does not read stay in the store, and not in the memory of the system
+/// and the relay.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn little_is_read_for_a_client_that_takes_nothing() {
@@ -155,7 +156,7 @@ async fn little_is_read_for_a_client_that_takes_nothing() {
     })
     .await;
     fill(&relay).await;
-    // Once the place of the one that filled it is free.
+    // Once the slot of the filling client is free.
     drop(once_there_is_room(&relay).await);
     let mut silent = loop {
         let socket = TcpSocket::new_v4().unwrap();
@@ -172,7 +173,7 @@ async fn little_is_read_for_a_client_that_takes_nothing() {
         .body
         .lines()
         .find_map(|line| line.strip_prefix(r#"negsync_events_sent_total{kind="stored"} "#));
-    // Each takes 50,000 bytes: 500,000 in all.
+    // Each takes 50,000 bytes: 500,000 in total.
     assert!((1..=10).contains(&sent.unwrap().parse().unwrap()), "{sent:?} events");
 }
 
@@ -190,14 +191,14 @@ async fn a_client_that_takes_nothing_does_not_keep_the_relay_from_stopping() {
     assert!(stopped.await.is_ok(), "the relay waits for a client that does not read");
 }
 
-/// A frame as a client sends it, under a mask that changes nothing.
+/// A frame of a client, with a zero mask.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0][..], payload].concat()
 }
 
-/// RFC 6455, section 7.1.1: the relay ends a connection as soon as both sides have said that they
-/// close. If it waited for more of the client, which sends no more and waits for the relay, so many
-/// in a row would take longer than this test may.
+/// RFC 6455, section 7.1.1: the relay closes a connection as soon as both sides have sent a close
+/// frame. If it waited for the client, which is waiting for the relay, this number of connections
+/// would exceed the test's timeout.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_has_answered_a_close_is_not_waited_for() {
     const TIMES: usize = 10;
@@ -225,7 +226,7 @@ async fn a_client_that_has_answered_a_close_is_not_waited_for() {
                 stream.write_all(&frame(0x88, &close[2..])).await.unwrap();
             }
             let mut more = Vec::new();
-            // A connection that is closed with something unread is reset.
+            // A connection that is closed with unread data is reset.
             let _ = stream.read_to_end(&mut more).await;
             assert!(more.is_empty(), "{code}: {more:?}");
         }
@@ -233,13 +234,12 @@ async fn a_client_that_has_answered_a_close_is_not_waited_for() {
     tokio::time::timeout(PATIENCE, closing).await.expect("the relay waits for more");
 }
 
-/// A client that is told to close and does not answer keeps its place for as long as its socket is
-/// open.
+/// A client that does not answer a close frame keeps its slot as long as its socket is open.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_waited_for_still_counts() {
     let relay = TestRelay::start_with(|config| config.connections.in_all = 5).await;
     let mut leaving = Vec::new();
-    // Each may end before the next one comes, on a slow machine, but not each of so many.
+    // On a slow machine each may end before the next one arrives, but not all of them.
     while leaving.len() < 300 {
         let mut stream = send_raw(relay.relay.address(), &format!("{HANDSHAKE}\r\n")).await;
         stream.write_all(&frame(0x83, b"no such frame")).await.unwrap();

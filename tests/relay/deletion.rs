@@ -1,4 +1,4 @@
-//! Deletion requests (NIP-09): by `e` and `a`, of one's own events only, for good.
+//! Deletion requests (NIP-09): by `e` and `a`, for the author's own events only, and permanent.
 
 use crate::support::negentropy_client::expect_all;
 use crate::support::{Author, TestRelay, events, id_of, model};
@@ -30,7 +30,7 @@ async fn a_deletion_that_comes_first_keeps_the_event_out() {
     let relay = TestRelay::start().await;
     let mut client = relay.client().await;
     let author = Author::new(1);
-    // The deletion's time does not matter for `e`: the event is named.
+    // For `e` the time of the deletion does not matter, because the event is named.
     let note = author.note(AT + 100, "late");
     let article = author.event(30_023, AT, json!([["d", "x"]]), "late");
     let by_id = author.deletion(AT, json!([["e", id_of(&note)]]));
@@ -61,7 +61,7 @@ async fn an_address_is_deleted_up_to_the_time_of_the_request() {
         client.expect_blocked(&same).await;
         client.store(&new).await;
         assert_eq!(client.query(std::slice::from_ref(&filter)).await, std::slice::from_ref(&new));
-        // An older request does not take back what it allowed, nor does it shorten the first.
+        // An older request does not accept the event again, and does not shorten the first.
         let older = author.deletion(AT + 5, json!([["a", author.address(kind, d)]]));
         client.store(&older).await;
         assert_eq!(client.query(&[filter]).await, [new]);
@@ -104,7 +104,7 @@ async fn a_deletion_request_cannot_be_deleted() {
     client.store(&second).await;
     client.expect_blocked(&note).await;
     expect_all(&mut client, &[&deletion, &second]).await;
-    // In the other order as well.
+    // In the other order too.
     let third = author.deletion(AT + 1, json!([["e", "00".repeat(32)]]));
     let fourth = author.deletion(AT + 1, json!([["e", id_of(&third)]]));
     client.store(&fourth).await;
@@ -138,7 +138,7 @@ async fn requests_that_name_nothing_are_stored_and_harmless() {
     expect_all(&mut client, &[&note, &deletion]).await;
 }
 
-/// NIP-09 removes what is named and nothing else; what is left follows from NIP-01.
+/// NIP-09 removes only the named events; NIP-01 determines which version is left.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_is_deleted_by_its_id_leaves_older_ones_alone() {
     let author = Author::new(1);
@@ -147,7 +147,7 @@ async fn a_version_that_is_deleted_by_its_id_leaves_older_ones_alone() {
             let content = format!("version {number}");
             author.event(kind, AT + seconds[number], json!([["d", "x"]]), &content)
         });
-        // Of one second the lower id is the newer version.
+        // Within a second the lower id is the newer version.
         versions.sort_by_key(|event| {
             (model::created_at(event), std::cmp::Reverse(id_of(event).to_owned()))
         });
@@ -161,11 +161,11 @@ async fn a_version_that_is_deleted_by_its_id_leaves_older_ones_alone() {
                 client.publish(without_new[place]).await;
             }
             client.expect_blocked(middle).await;
-            // Where the middle version had replaced or kept out the old one, it comes back as soon
-            // as somebody has it.
+            // If the middle version had replaced or kept out the old one, it is stored again when
+            // it is sent.
             client.publish(old).await;
             expect_all(&mut client, &[old, &deletion]).await;
-            // Sending the deleted version again harms nobody.
+            // Sending the deleted version again has no effect.
             client.expect_blocked(middle).await;
             expect_all(&mut client, &[old, &deletion]).await;
             client.store(new).await;
@@ -174,13 +174,13 @@ async fn a_version_that_is_deleted_by_its_id_leaves_older_ones_alone() {
     }
 }
 
-/// NIP-59: a gift wrap is signed by a key that is used once; it belongs to those it is addressed to.
+/// NIP-59: a gift wrap is signed by a single-use key; it belongs to its addressees.
 #[tokio::test(flavor = "multi_thread")]
 async fn recipients_of_a_gift_wrap_may_delete_it() {
     let (throwaway, recipient, stranger) = (Author::new(90), Author::new(1), Author::new(2));
     let tags = json!([["p", recipient.key()], ["p", "x"]]);
     let [wrap, late] = ["one", "two"].map(|text| throwaway.event(1_059, AT, tags.clone(), text));
-    // A note that mentions somebody is not theirs.
+    // A note that mentions a key does not belong to that key.
     let note = throwaway.event(1, AT, tags.clone(), "note");
     let named = json!([["e", id_of(&wrap)], ["e", id_of(&late)], ["e", id_of(&note)]]);
     let relay = TestRelay::start_with(|config| config.auth.private_kinds.clear()).await;
@@ -201,13 +201,13 @@ async fn recipients_of_a_gift_wrap_may_delete_it() {
     expect_all(&mut client, &[&note, &attack, &deletion]).await;
 }
 
-/// What a request keeps out is kept out for as long as the request is there.
+/// A request keeps its targets out only as long as it is stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_request_named_may_come_back_once_the_request_is_gone() {
     let author = Author::new(1);
     let relay = TestRelay::start().await;
     let mut client = relay.client().await;
-    // Both are newer than the request to vanish, which takes the request to delete with it.
+    // Both are newer than the request to vanish, which removes the deletion request too.
     let note = author.note(AT + 10, "note");
     let article = author.event(30_023, AT + 10, json!([["d", "x"]]), "article");
     let deletion = author.deletion(AT, json!([["e", id_of(&note)], ["e", id_of(&article)]]));

@@ -1,6 +1,6 @@
-//! Two stores that give each other all they have end equal, whatever each has seen before: versions
-//! that the other never had, deletions that came before or after, what has expired meanwhile, keys
-//! that have vanished. Beside each store a naive relay does the same.
+//! Two stores that exchange all their events become equal, whatever their histories: versions that
+//! the other never had, deletions that came before or after their targets, events that have expired
+//! meanwhile, keys that have vanished. A naive relay beside each store does the same.
 
 use super::model_based::{any, any_event};
 use crate::support::events::EPOCH;
@@ -17,15 +17,15 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use tempfile::TempDir;
 
-/// Pairs, unless `NEGSYNC_PAIRS` says how many, from the seed in `NEGSYNC_SEED` on.
+/// Number of pairs, unless `NEGSYNC_PAIRS` sets it; the first seed is `NEGSYNC_SEED`.
 const PAIRS: u64 = 200;
 const POOL_EVENTS: usize = 40;
-/// When the histories are.
+/// The time of the histories.
 const NOW: u64 = EPOCH + 1_000_000;
-/// By then what `any_event` has expire soon is due.
+/// Time after which the short-lived events of `any_event` have expired.
 const EXPIRES_IN_S: u64 = 5;
 
-/// A store and the naive relay that is told the same.
+/// A store and the naive relay with the same input.
 struct Side {
     store: Store,
     naive: NaiveRelay,
@@ -36,20 +36,18 @@ struct Side {
 impl Side {
     fn new(clock: &ManualClock) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            synchronous: Synchronous::Normal,
-            readers: 1,
-            cache_mb: 1,
-            clock: Clock::from(clock),
-            ..StoreOptions::default()
-        };
+        let options = StoreOptions::default()
+            .synchronous(Synchronous::Normal)
+            .readers(1)
+            .cache_mb(1)
+            .clock(Clock::from(clock));
         let path = directory.path().join("events.sqlite");
         let store = Store::open(&path, options, Box::new(|_| {})).unwrap();
         let (naive, clock) = (NaiveRelay::default(), clock.clone());
         Self { store, naive, clock, _directory: directory }
     }
 
-    /// Takes events as they come, in commits of a few.
+    /// Stores events in order, a few in each commit.
     fn take(&mut self, events: &[Value]) {
         for some in events.chunks(7) {
             let verified = some.iter().map(|event| Event::parse(&event.to_string()).unwrap());
@@ -60,7 +58,7 @@ impl Side {
         }
     }
 
-    /// Everything that is stored.
+    /// All stored events.
     fn export(&mut self) -> Vec<Value> {
         self.store.expire().unwrap();
         let hits = self.store.reader().newest(&[Filter::default()], usize::MAX).unwrap();
@@ -76,7 +74,7 @@ impl Side {
     }
 }
 
-/// Two stores with histories of their own.
+/// Two stores with different histories.
 struct Pair {
     seed: u64,
     rng: StdRng,
@@ -105,7 +103,7 @@ impl Pair {
         Self { seed, rng, clock, sides }
     }
 
-    /// Gives each side what the other has, once some of it has expired, until nothing moves.
+    /// Exchanges all events, after some have expired, until nothing is moved.
     fn exchange(mut self) {
         self.clock.advance(EXPIRES_IN_S);
         let [one, two] = &mut self.sides;

@@ -1,4 +1,4 @@
-//! Expiration (NIP-40), by a clock that the tests set.
+//! Expiration (NIP-40), with a clock that the tests set.
 
 use crate::support::client::PATIENCE;
 use crate::support::negentropy_client::neg_ids;
@@ -7,7 +7,7 @@ use negsync::store::ManualClock;
 use serde_json::{Value, json};
 use std::time::Instant;
 
-/// When the tests begin.
+/// The start of the tests.
 const NOW: u64 = events::EPOCH + 1_000_000;
 
 fn expiring(author: &Author, second: u64, content: &str) -> Value {
@@ -24,7 +24,7 @@ async fn what_has_expired_is_refused() {
         let (accepted, text) = client.publish(&expiring(&author, second, "late")).await;
         assert!(!accepted && text.starts_with("invalid: expiration"), "{second}: {text}");
     }
-    // Ephemeral events expire too, and a tag that holds no time expires nothing.
+    // Ephemeral events expire too, and a tag without a time is ignored.
     let ephemeral = author.event(20_001, now, json!([["expiration", "1"]]), "");
     assert!(!client.publish(&ephemeral).await.0);
     let mut stored = vec![expiring(&author, now + 1_000_000, "early")];
@@ -50,7 +50,7 @@ async fn what_is_due_is_gone_from_req_count_and_neg() {
         client.store(&going).await;
         let filters = std::slice::from_ref(&filter);
         for left in [model::ids([&stays, &going]), model::ids([&stays])] {
-            // The second before it is due, and the second in which it is.
+            // The second before the expiration, and the second of it.
             clock.advance(1);
             let found = model::ids(&client.query(filters).await);
             let counted = client.count(filters).await;
@@ -62,8 +62,8 @@ async fn what_is_due_is_gone_from_req_count_and_neg() {
     }
 }
 
-/// An event that is due but not yet removed took the place of a living one: a REQ with `limit` 1
-/// was answered with nothing.
+/// An event that was due but not yet removed counted towards a limit: a REQ with `limit` 1 returned
+/// nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_event_takes_no_place_in_a_limit() {
     let clock = ManualClock::at(NOW);
@@ -79,7 +79,7 @@ async fn an_expired_event_takes_no_place_in_a_limit() {
     let found = client.query(&newest).await;
     assert!(going.iter().any(|event| id_of(event) == id_of(&found[0])), "{found:?}");
     clock.advance(1);
-    // At once, and whether the writer has removed them or not.
+    // At once, whether the writer has removed them or not.
     for _ in 0..50 {
         assert_eq!(client.query(&newest).await, std::slice::from_ref(&stays));
     }
@@ -99,8 +99,8 @@ async fn what_expires_while_the_relay_is_down_is_gone_when_it_is_back() {
     assert_eq!(client.query(&[json!({})]).await, Vec::<Value>::new());
 }
 
-/// When the store cannot remove what is due, it is in no set and no answer nevertheless, whether
-/// the set was there before or is built meanwhile; and it is removed as soon as that works.
+/// Expired events that the store cannot remove are in no set and no answer, whether the set existed
+/// before or is built meanwhile; they are removed as soon as that works.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_due_and_cannot_be_removed_is_gone_from_all_answers() {
     if engine::is_left_out("sets, which are refused there until what is due is removed") {
@@ -130,7 +130,7 @@ async fn what_is_due_and_cannot_be_removed_is_gone_from_all_answers() {
             assert_eq!(client.count(&filters).await, left.len() as u64, "{round} {filter}");
             assert_eq!(model::ids(&client.query(&filters).await), left, "{round} {filter}");
         }
-        // Other commits change nothing about it.
+        // Other commits make no difference.
         let tags = json!([["t", "short-lived"]]);
         left.push(author.event(1, events::EPOCH + 1 + round, tags, "more"));
         client.store(&left[left.len() - 1]).await;
@@ -148,7 +148,7 @@ async fn what_is_due_and_cannot_be_removed_is_gone_from_all_answers() {
     assert_eq!(neg_ids(&mut client, &json!({})).await, model::ids(&left));
 }
 
-/// Found by random operations: for a quarter of a second it was called a duplicate.
+/// Found by random operations: for a quarter of a second the event was reported as a duplicate.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_expired_this_second_is_refused_though_it_was_stored() {
     let clock = ManualClock::at(NOW);

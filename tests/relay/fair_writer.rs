@@ -1,5 +1,5 @@
-//! What one address brings, or what has to be removed, keeps nobody else waiting: commits are counted,
-//! and what is in each.
+//! The events of one address, and long removals, do not delay other clients: commits and their
+//! contents are counted.
 
 use crate::support::client::PATIENCE;
 use crate::support::{Author, Client, TestRelay, engine, events, id_of, model};
@@ -10,14 +10,14 @@ use negsync::store::{Change, Event, Filter, Outcome, Step, VerifiedEvent};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// The rows of a commit that others wait for, as `Batches::Short` has them, and of a step between
-/// two.
+/// Maximum rows of a commit that others wait for, as in `Batches::Short`, and of a step between two
+/// commits.
 const BATCH_ROWS: usize = 4_096;
 const STEP_ROWS: usize = 2_048;
-/// What a deletion of much names.
+/// Number of targets of a large deletion.
 const NAMED: u64 = 3_000;
 
-/// A note whose signature is of no matter.
+/// A note with an invalid signature.
 fn made_up(number: u64, author: &Author, created_at: u64, tags: &str) -> VerifiedEvent {
     let json = format!(
         r#"{{"id":"{number:064x}","pubkey":"{}","created_at":{created_at},"kind":1,"tags":[{tags}],"content":"","sig":"{}"}}"#,
@@ -31,7 +31,7 @@ fn many_tags(count: usize, of: u64) -> Value {
     json!((0..count).map(|n| json!(["t", format!("{of} {n}")])).collect::<Vec<_>>())
 }
 
-/// What a commit has added, in rows, and how many events it has removed.
+/// The rows that a commit added, and the number of events it removed.
 fn rows_and_removed(change: &Change) -> (usize, usize) {
     change.steps.iter().fold((0, 0), |(rows, removed), step| match step {
         Step::Added(event) => (rows + event.weight(), removed),
@@ -49,7 +49,7 @@ fn adds(change: &Change, event: &Value) -> bool {
     change.steps.iter().any(is_it)
 }
 
-/// 120 events of 2,000 tags were one commit, and whoever came meanwhile waited for all of it.
+/// 120 events of 2,000 tags were one commit, for which all other clients waited.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_brings_heavy_events_waits_for_itself() {
     const TAGS: usize = 2_000;
@@ -82,13 +82,13 @@ async fn an_address_that_brings_heavy_events_waits_for_itself() {
         }
         before += 1;
     }
-    // The batch that had begun, and a few that were verified while the note was on its way.
+    // The batch that had begun, and a few that were verified before the note.
     assert!(before <= 12, "{before} commits came first");
     modest.expect(json!(["OK", note["id"], true, ""])).await;
     sending.await.unwrap();
 }
 
-/// A hundred thousand in one second stopped every write for seconds.
+/// A hundred thousand in one second blocked all writes for seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_expires_by_the_thousand_goes_in_steps_between_commits() {
     const EVENTS: u64 = 10_000;
@@ -97,7 +97,7 @@ async fn what_expires_by_the_thousand_goes_in_steps_between_commits() {
     let tag = format!(r#"["expiration","{due}"],["t","a"],["t","b"]"#);
     let events: Vec<VerifiedEvent> =
         (0..EVENTS).map(|n| made_up(n, &author, events::EPOCH, &tag)).collect();
-    // An event without tags is six rows.
+    // An event without tags takes six rows.
     let of_a_step = STEP_ROWS / 8 + 1;
     let store = relay.relay.index().store().clone();
     tokio::task::spawn_blocking(move || store.publish(events)).await.unwrap().unwrap();
@@ -128,7 +128,7 @@ async fn what_expires_by_the_thousand_goes_in_steps_between_commits() {
     assert!(between >= steps / 4, "{between} notes while {steps} steps were done");
 }
 
-/// What an author who vanishes leaves is removed by its weight, not by its number.
+/// The events of a vanished author are removed by weight, not by number.
 #[tokio::test(flavor = "multi_thread")]
 async fn heavy_events_vanish_one_or_two_at_a_time() {
     let relay = TestRelay::start().await;
@@ -149,7 +149,7 @@ async fn heavy_events_vanish_one_or_two_at_a_time() {
     }
 }
 
-/// A relay with many notes, and the request of their author to delete them all.
+/// A relay with many notes, and their author's request to delete all of them.
 async fn much_to_delete(author: &Author) -> (TestRelay, Value) {
     let relay = TestRelay::start().await;
     let events = (0..NAMED).map(|n| made_up(n, author, events::EPOCH, "")).collect();
@@ -160,7 +160,8 @@ async fn much_to_delete(author: &Author) -> (TestRelay, Value) {
     (relay, deletion)
 }
 
-/// A deletion of much was one commit; now what it names goes in steps. Its OK says that all is gone.
+/// A large deletion was one commit; now it takes several steps. Its OK comes when all targets are
+/// gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_of_much_goes_in_steps_and_its_ok_comes_last() {
     let (relay, deletion) = much_to_delete(&Author::new(1)).await;
@@ -198,7 +199,7 @@ async fn what_a_deletion_of_much_names_is_kept_out_at_once_and_goes_after_a_kill
     let outcome = tokio::task::spawn_blocking(move || store.publish(vec![again])).await.unwrap();
     assert_eq!(outcome.unwrap(), [Outcome::Deleted]);
     client.expect(json!(["OK", deletion["id"], true, ""])).await;
-    // It goes on where a process was killed, and a store in the middle of it is sound.
+    // It continues after a kill, and a store in the middle of it is sound.
     let path = relay.store_path();
     let stays = Author::new(3).note(events::EPOCH, "named by nobody");
     other.store(&stays).await;
@@ -216,7 +217,7 @@ async fn what_a_deletion_of_much_names_is_kept_out_at_once_and_goes_after_a_kill
     }
 }
 
-/// One author's requests name no more than a relay can remember, and what they name is counted.
+/// The number of targets of an author's requests is bounded and counted.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_deletion_names_is_bounded_and_given_back_with_it() {
     if engine::is_left_out("the number of tombstones, which other nodes change") {
@@ -248,7 +249,7 @@ async fn what_a_deletion_names_is_bounded_and_given_back_with_it() {
     let address = json!(["a", author.address(30_023, "x")]);
     assert_eq!(publish(&deletion(100, 10, events::EPOCH, address)).await, [Outcome::Stored]);
     assert_eq!(tombstones(), 311);
-    // A key that has vanished has no requests any more.
+    // A vanished key has no requests.
     let vanish = author.event(62, events::EPOCH, json!([["relay", "ALL_RELAYS"]]), "");
     assert_eq!(publish(&vanish).await, [Outcome::Stored]);
     assert_eq!(tombstones(), 0);

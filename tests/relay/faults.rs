@@ -1,5 +1,5 @@
-//! Faults of the machine, through the real binary: what is said, what goes on working, and that all
-//! is well again once the cause is gone.
+//! Faults of the machine, with the real binary: the errors, the functions that continue, and the
+//! recovery once the cause is gone.
 
 use crate::support::client::{Client, PATIENCE};
 use crate::support::disk::Disk;
@@ -18,12 +18,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-/// So many refusals in a row mean that nothing fits any more.
+/// Refusals in a row that mean the disk is full.
 const REFUSED_IN_A_ROW: usize = 200;
-/// A disk that takes more is none of those that a test makes.
+/// Above the capacity of every disk that a test creates.
 const MOST_EVENTS: usize = 20_000;
 
-/// Notes of many sizes, all of them different.
+/// Notes of many sizes, all different.
 struct Notes {
     author: Author,
     rng: StdRng,
@@ -46,7 +46,7 @@ impl Notes {
     }
 }
 
-/// What the relay has answered with OK true, and all that was published.
+/// The events with OK true, and all published ones.
 #[derive(Default)]
 struct Account {
     acknowledged: Vec<Value>,
@@ -54,8 +54,7 @@ struct Account {
 }
 
 impl Account {
-    /// Publishes until nothing is taken any more. Every refusal has to say that it is the relay's
-    /// own fault.
+    /// Publishes until all events are refused. Every refusal must report a fault of the relay.
     async fn publish_until_refused(&mut self, client: &mut Client, notes: &mut Notes) -> String {
         let (mut in_a_row, mut published, mut said) = (0, 0, String::new());
         while in_a_row < REFUSED_IN_A_ROW {
@@ -79,7 +78,7 @@ impl Account {
         said
     }
 
-    /// REQ, COUNT and NEG show what was acknowledged, and nothing else.
+    /// REQ, COUNT and NEG show exactly the acknowledged events.
     async fn check(&self, client: &mut Client, when: &str) {
         let expected = model::ids(&model::kept(&self.acknowledged, events::unix_now()));
         assert_eq!(neg_ids(client, &json!({})).await, expected, "{when}");
@@ -89,7 +88,7 @@ impl Account {
     }
 }
 
-/// The store holds these events, in a sound file.
+/// Checks that the store is sound and contains these events.
 fn check_store(store: &Path, expected: &[Value]) {
     let connection = Connection::open(store).unwrap();
     let verdict: String =
@@ -106,8 +105,7 @@ fn check_export(store: &Path, expected: &[Value]) {
     assert_eq!(model::ids(&exported), model::ids(&model::kept(expected, events::unix_now())));
 }
 
-/// A store that nothing can be added to any more, until it can: `fill` takes what room is left,
-/// `free` gives some.
+/// A store on a full disk, and its recovery: `fill` takes the free space, `free` returns some.
 async fn run_full(
     relay: RelayProcess,
     store: &Path,
@@ -129,7 +127,7 @@ async fn run_full(
     assert_eq!(said, format!("error: {fault}"));
     account.check(&mut client, "while it is full").await;
     let until_full = account.acknowledged.len();
-    // What expires now cannot be removed, and is in no answer and no set nevertheless.
+    // Events that expire now cannot be removed, and are in no answer and no set nevertheless.
     while events::unix_now() < due {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
@@ -165,7 +163,7 @@ async fn run_full(
     );
 }
 
-/// scripts/disk-full runs it alone.
+/// scripts/disk-full runs only this test.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_of_64_mb() {
     let Some(disk) = Disk::mount(64) else { return };
@@ -175,7 +173,7 @@ async fn a_full_disk_of_64_mb() {
     run_full(relay, &store, "the disk is full", |_| {}, |_| disk.remove("others")).await;
 }
 
-/// What cannot be stored now is fetched again later, by the same process.
+/// Events that cannot be stored now are requested again later by the same process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sync_into_a_full_disk_is_made_up_for_once_there_is_room() {
     let Some(disk) = Disk::mount(16) else { return };
@@ -201,13 +199,13 @@ async fn a_sync_into_a_full_disk_is_made_up_for_once_there_is_room() {
     }
 }
 
-/// Not by room on the disk but by a limit of the process: needs no root, and is another error.
+/// By a limit of the process instead of the disk: needs no root, and is another error.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_refuses_to_write() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("events.sqlite");
     let mut command = Command::new("sh");
-    // The signal that comes with it would end the process.
+    // The accompanying signal would end the process.
     command.args(["-c", r#"trap "" XFSZ; exec "$@""#, "sh", env!("CARGO_BIN_EXE_negsync")]);
     let relay = RelayProcess::start_by(command, &store, &[]);
     let limit = |relay: &RelayProcess| relay.limit("fsize", &(8 << 20).to_string());
@@ -254,7 +252,7 @@ async fn without_descriptors_open_connections_are_served_and_new_ones_as_soon_as
         account.acknowledged.extend(more);
         account.check(client, "without descriptors").await;
     }
-    // Many readers at once, where each would like a connection of its own.
+    // Many concurrent readers, each of which needs a connection.
     for client in [&mut one, &mut two] {
         for number in 0..20 {
             client.send(&json!(["REQ", format!("r{number}"), { "limit": 1 }])).await;
@@ -276,7 +274,7 @@ async fn without_descriptors_open_connections_are_served_and_new_ones_as_soon_as
     assert_eq!(log.matches("no connection can be accepted").count(), 1, "{log}");
 }
 
-/// A shell begins with a limit of open files that is lower than what the system allows.
+/// Shells start with a lower limit on open files than the system allows.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
     let folder = tempfile::tempdir().unwrap();
@@ -313,13 +311,13 @@ fn a_start_without_threads_says_so() {
     assert!(log.contains("ulimit -u") && !log.contains("panicked"), "{log}");
 }
 
-/// Each reading takes a thread, and none can be had any more: as under a limit of processes, or
+/// Each read needs a thread, and no more can be started: as under a limit on processes, or with
 /// `TasksMax` of systemd.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_threads_clients_are_answered() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
-    // Root has no limit of processes.
+    // Root has no limit on processes.
     let uid = folder.path().metadata().unwrap().uid();
     if uid == 0 {
         std::os::unix::fs::chown(folder.path(), Some(65_534), None).unwrap();
@@ -368,7 +366,7 @@ fn a_store_where_nothing_can_be_written_is_refused_by_who_writes_and_read_by_who
     assert!(negsync(&["import", "--store", path], &text).stdout.contains("50 duplicate"));
 }
 
-/// As somebody who looks at the store of a relay that runs as another user.
+/// A user reads the store of a relay that runs as another user.
 #[test]
 fn a_store_is_read_by_one_who_may_not_write_beside_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -384,7 +382,7 @@ fn a_store_is_read_by_one_who_may_not_write_beside_it() {
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o555)).unwrap();
     let as_other = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
-        // Root may write everywhere; anybody else is as good as another user here.
+        // Root may write everywhere; any other user is used as is.
         if store.metadata().unwrap().uid() == 0 {
             command.uid(65_534).current_dir("/");
         }
@@ -403,7 +401,7 @@ fn a_store_is_read_by_one_who_may_not_write_beside_it() {
     assert!(!refused.status.success() && words.contains("give the directory"), "{words}");
 }
 
-/// Not even the files that SQLite needs beside the store can be made.
+/// SQLite's files beside the store cannot be created.
 #[test]
 fn on_a_full_disk_who_writes_is_told_so_at_the_start_and_who_reads_reads() {
     let Some(disk) = Disk::mount(4) else { return };
@@ -424,7 +422,7 @@ fn on_a_full_disk_who_writes_is_told_so_at_the_start_and_who_reads_reads() {
     assert!(negsync(&["import", "--store", path], &text).stdout.contains("20 duplicate"));
 }
 
-/// First an index is damaged, which the relay meets when it reads it; then the schema itself.
+/// First an index is damaged, which the relay detects when it reads it; then the schema.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_file_is_named_with_the_remedy() {
     let folder = tempfile::tempdir().unwrap();
@@ -495,11 +493,11 @@ async fn an_event_that_a_bit_flip_made_no_utf_8_hinders_no_other() {
         let changed = disk.execute(damage, (bytes, format!("%{}%", id_of(event)))).unwrap();
         assert_eq!(changed, 1);
     }
-    // Whoever gets it sees that it is not what was signed; all else is as it was.
+    // The recipient can detect the damage by the signature; everything else is unchanged.
     let answer = client.query(&[json!({})]).await;
     assert_eq!(answer.len(), 3);
     assert!(answer.contains(&note) && !answer.contains(&hit), "{answer:?}");
-    // It is replaced and deleted like any other.
+    // It can be replaced and deleted like any other event.
     let newer = author.event(0, at + 2, json!([]), "newer");
     let deletion = author.deletion(at + 3, json!([["e", id_of(&hit)]]));
     for event in [&newer, &deletion] {

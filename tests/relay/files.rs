@@ -1,5 +1,5 @@
-//! The store's files under a running relay: moved, removed, replaced and unmounted while clients
-//! publish, and who may read them.
+//! The files of the store under a running relay: moved, removed, replaced and unmounted while
+//! clients publish; and their permissions.
 
 use crate::support::disk::Disk;
 use crate::support::http::http;
@@ -15,14 +15,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 const CLIENTS: u8 = 3;
-/// So many events are acknowledged before something happens, and refused after it.
+/// Events acknowledged before the change of a file, and events refused after it.
 const EVENTS: usize = 30;
 
-/// What clients that publish without a pause have seen.
+/// The observations of clients that publish without a pause.
 #[derive(Default)]
 struct Load {
     acknowledged: Mutex<BTreeSet<String>>,
-    // Set once what happens has happened: nothing that is sent later may be acknowledged.
+    // Set after the change: no event sent later may be acknowledged.
     happened: AtomicBool,
     refused: AtomicUsize,
 }
@@ -42,7 +42,7 @@ impl Load {
                     return;
                 }
             }
-            // What is known already is not acknowledged either.
+            // A duplicate must not be acknowledged either.
             if has_happened && number % 5 == 0 {
                 let first = author.note(events::EPOCH, "0");
                 let (accepted, text) = client.publish(&first).await;
@@ -56,8 +56,8 @@ impl Load {
     }
 }
 
-/// Starts a relay on `store`, has clients publish, does `happens` to its files meanwhile, and sees
-/// that the relay stops writing and says so. Returns the relay, and what it has acknowledged.
+/// Starts a relay on `store`, makes clients publish, changes its files with `happens`, and checks
+/// that the relay stops writing and reports it. Returns the relay, and the acknowledged events.
 async fn displace(store: &Path, lost: &str, happens: impl FnOnce()) -> (RelayProcess, Load) {
     let relay = RelayProcess::start(store);
     let load = Arc::new(Load::default());
@@ -98,7 +98,7 @@ fn beside(store: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Whoever would write and whoever would read is told of the log, which stays as it is.
+/// Writers and readers get an error about the log, which stays unchanged.
 fn refused(store: &Path) {
     let log = std::fs::read(beside(store, "-wal")).unwrap();
     assert!(log.len() > 4_096);
@@ -121,7 +121,7 @@ async fn a_store_that_is_moved() {
         ended(relay, signal);
         refused(&store);
         assert!(!store.exists());
-        // As the log says: the log moves along.
+        // As the error says: the log is moved too.
         std::fs::rename(beside(&store, "-wal"), beside(&moved, "-wal")).unwrap();
         assert!(exported_ids(&moved).is_superset(&load.acknowledged()));
     }
@@ -148,7 +148,7 @@ async fn a_store_that_is_removed() {
         displace(&store, "found=\"nothing\"", || std::fs::remove_file(&store).unwrap()).await;
     ended(relay, "KILL");
     refused(&store);
-    // An empty file is no store either, and SQLite would remove the log for it.
+    // An empty file is not a store either, and SQLite would remove the log for it.
     std::fs::write(&store, "").unwrap();
     refused(&store);
 }
@@ -177,7 +177,7 @@ async fn a_store_that_another_one_replaces() {
     }
 }
 
-/// Whoever copies a store with all that lies beside it, after a kill, has copied a store.
+/// A copy of a store with all files beside it, made after a kill, is a valid store.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_all_files_is_no_other_store() {
     let folder = tempfile::tempdir().unwrap();
@@ -209,7 +209,7 @@ async fn a_lock_that_is_removed() {
     let lock = beside(&store, ".lock");
     let (relay, load) =
         displace(&store, "a.sqlite.lock", || std::fs::remove_file(&lock).unwrap()).await;
-    // One that begins meanwhile is let in, and writes on.
+    // A process that starts meanwhile is accepted, and continues to write.
     let event = Author::new(9).note(events::EPOCH, "by another process");
     let import = ["import", "--store", store.to_str().unwrap()];
     assert!(negsync(&import, &event.to_string()).status.success());
@@ -218,7 +218,7 @@ async fn a_lock_that_is_removed() {
     assert!(found.is_superset(&load.acknowledged()) && found.contains(id_of(&event)));
 }
 
-/// What was acknowledged is in a log that has no name any more, and nowhere else.
+/// The acknowledged events are only in a log that has no name any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_is_removed_or_replaced() {
     for replaces in [false, true] {
@@ -238,7 +238,7 @@ async fn a_log_that_is_removed_or_replaced() {
     }
 }
 
-/// Another name is a way round the lock, but nothing is lost by it.
+/// A second name bypasses the lock, but no event is lost by it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_name_of_the_store_stops_writing_until_it_is_gone() {
     let folder = tempfile::tempdir().unwrap();
@@ -272,7 +272,7 @@ async fn the_files_of_a_store_are_for_their_owner_alone_whatever_the_umask() {
         relay.signal("TERM");
         let (_, log) = relay.ended();
         assert!(!log.contains("store open to every user"), "{log}");
-        // What an operator opens to others stays so, and is said.
+        // Permissions that an operator opens stay open, and are reported.
         std::fs::set_permissions(&store, Permissions::from_mode(0o644)).unwrap();
         let relay = RelayProcess::start(&store);
         relay.logged("store open to every user");

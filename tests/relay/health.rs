@@ -1,4 +1,4 @@
-//! `/health`: 200 when the relay can do its work, 503 with the reasons when it cannot.
+//! `/health`: 200 while the relay works, otherwise 503 with the reasons.
 
 use crate::support::TestRelay;
 use crate::support::client::PATIENCE;
@@ -6,7 +6,7 @@ use crate::support::http::{Response, http};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// Asks until the answer has this status.
+/// Repeats the request until the answer has this status.
 async fn health_with(relay: &TestRelay, status: u16) -> Response {
     let began = Instant::now();
     loop {
@@ -29,7 +29,7 @@ async fn a_relay_that_can_work_says_so_to_anyone() {
     assert_eq!(body, json!({ "status": "ok", "reasons": [] }));
     let head = http(relay.relay.address(), "HEAD", "/health", &[]).await;
     assert_eq!((head.status, head.body.as_str()), (200, ""));
-    // A probe is no event, and no stranger's work.
+    // A probe is neither an event nor work for a client.
     relay.client().await.fence().await;
 }
 

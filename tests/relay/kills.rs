@@ -1,5 +1,5 @@
-//! `kill -9` at random moments of publishing and syncing, through the real binary: what was
-//! acknowledged is there, the file is sound, and the index is what the table holds.
+//! `kill -9` at random times of publishing and syncing, with the real binary: acknowledged events
+//! are there, the file is sound, and the index equals the table.
 
 use crate::support::client::PATIENCE;
 use crate::support::negentropy_client::neg_ids;
@@ -17,25 +17,25 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio_tungstenite::tungstenite::Message;
 
-/// A store lives through so many kills; then it has to become equal to its peer.
+/// Kills of one store; afterwards it must become equal to its peer.
 const KILLS_A_STORE: usize = 50;
-/// How many events each of the clients has to publish until the kill.
+/// Events of each client until the kill.
 const EVENTS: usize = 400;
 const CLIENTS: usize = 2;
-/// How many events the peer gets for each kill.
+/// Events that the peer gets for each kill.
 const PEER_EVENTS: usize = 200;
-/// How often at least index and table are compared before they count as different.
+/// Minimum number of comparisons of index and table before they count as different.
 const COMPARED: usize = 5;
 const LATEST_KILL_MS: u64 = 250;
 
-/// Makes events and keeps account of what has to be in the store.
+/// Makes events and records which must be in the store.
 struct Publisher {
     rng: StdRng,
     author: Author,
     made: u64,
-    // Acknowledged, and nothing that was published afterwards may have removed it.
+    // Acknowledged, and not removed by any event published later.
     must_stay: BTreeSet<String>,
-    // Deleted or replaced by something published, acknowledged or not.
+    // Deleted or replaced by a published event, acknowledged or not.
     doomed: BTreeSet<String>,
     // The newest published version of each address.
     newest: BTreeMap<u32, String>,
@@ -94,7 +94,7 @@ impl Publisher {
     }
 }
 
-/// Sends events, and returns the ids that were acknowledged before the relay was gone.
+/// Sends events, and returns the ids acknowledged before the relay was gone.
 async fn publish(url: String, events: Vec<Value>) -> Vec<String> {
     let mut acknowledged = Vec::new();
     let Ok((socket, _)) = tokio_tungstenite::connect_async(url).await else { return acknowledged };
@@ -111,7 +111,7 @@ async fn publish(url: String, events: Vec<Value>) -> Vec<String> {
         let _ = stream.next().await;
         while let Some(Ok(Message::Text(text))) = stream.next().await {
             let message: Value = serde_json::from_str(&text).unwrap();
-            // Events are verified side by side: a deletion may overtake what it names, and a version
+            // Events are verified concurrently: a deletion may overtake its target, and a version
             // an older one.
             let overtaken = ["blocked: deleted by its author", "replaced: have newer event"];
             let is_overtaken = overtaken.iter().any(|text| message[3] == *text);
@@ -129,14 +129,14 @@ fn read(store: &Path) -> Connection {
     Connection::open_with_flags(store, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
 }
 
-/// Has SQLite check the file of a store that is in use.
+/// Runs SQLite's check on the file of a store in use.
 fn assert_sound(store: &Path, about: &str) {
     let verdict: String =
         read(store).query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(verdict, "ok", "{about}");
 }
 
-/// The ids in a store that is in use.
+/// The ids in a store in use.
 fn ids_in(store: &Path) -> BTreeSet<String> {
     let connection = read(store);
     let mut select = connection.prepare("SELECT lower(hex(id)) FROM event").unwrap();
@@ -144,7 +144,7 @@ fn ids_in(store: &Path) -> BTreeSet<String> {
     ids.collect::<Result<_, _>>().unwrap()
 }
 
-/// Lines that `import --no-verify` takes for `count` events.
+/// Lines that `import --no-verify` accepts as `count` events.
 fn unsigned(count: usize) -> String {
     let mut rng = StdRng::seed_from_u64(7);
     let mut lines = String::new();
@@ -169,8 +169,8 @@ pub(crate) fn number(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// `NEGSYNC_KILLS` says how often; scripts/kill-publish has it done five hundred times. With
-/// `NEGSYNC_EVENTS` each store begins with so many events.
+/// `NEGSYNC_KILLS` sets the number; scripts/kill-publish runs five hundred. `NEGSYNC_EVENTS` sets
+/// the initial number of events in each store.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_kills_at_random_moments() {
     let (kills, events) = (number("NEGSYNC_KILLS", 10), number("NEGSYNC_EVENTS", 0));
@@ -192,8 +192,8 @@ async fn what_was_acknowledged_survives_kills_at_random_moments() {
     );
 }
 
-/// Kills a relay again and again on one store, with a peer beside it. Returns how many events were
-/// acknowledged.
+/// Kills a relay repeatedly on one store, with a peer beside it. Returns the number of acknowledged
+/// events.
 async fn one_store(seed: u64, kills: usize, events: usize, readies: &mut Vec<Duration>) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("events.sqlite");
@@ -208,7 +208,7 @@ async fn one_store(seed: u64, kills: usize, events: usize, readies: &mut Vec<Dur
     let peer = TestRelay::start().await;
     let mut peer_client = peer.client().await;
     let config = folder.path().join("relay.toml");
-    // What comes with the store stays out of the sync.
+    // The initial events of the store are not synced.
     let since = format!("filter = {{ since = {} }}", events::EPOCH);
     let section =
         format!("[[peer]]\nurl = \"{}\"\n{since}\ninterval_s = 1\nlive = true\n", peer.url());
@@ -224,12 +224,12 @@ async fn one_store(seed: u64, kills: usize, events: usize, readies: &mut Vec<Dur
         let relay =
             RelayProcess::start_by(command, &store, &["--config", config.to_str().unwrap()]);
         let mut client = relay.client().await;
-        // The set of all events is there; that of no event is part of it.
+        // The set of all events is loaded; an empty range of it is a part of it.
         let none = json!({ "since": events::EPOCH + 1_000_000_000 });
         assert!(neg_ids(&mut client, &none).await.is_empty());
         readies.push(starting.elapsed());
         assert_sound(&store, &about);
-        // The peer's events come in meanwhile, and a commit is in the table before it is told of.
+        // The peer's events arrive meanwhile, and a commit is in the table before it is published.
         let deadline = Instant::now() + PATIENCE;
         let mut compared = 0;
         let stored = loop {
@@ -239,7 +239,7 @@ async fn one_store(seed: u64, kills: usize, events: usize, readies: &mut Vec<Dur
             if differ == 0 {
                 break stored;
             }
-            // With a million events each look takes a while.
+            // With a million events each comparison takes a while.
             let may_go_on = compared < COMPARED || Instant::now() < deadline;
             assert!(may_go_on, "{about}: {differ} are not in index and table");
         };
@@ -267,7 +267,7 @@ async fn one_store(seed: u64, kills: usize, events: usize, readies: &mut Vec<Dur
             peer_client.publish_all(&fresh).await;
             peer_client
         });
-        // The moment is what the seed says; what it meets is not, and need not be.
+        // The seed determines the time of the kill, but not the state at that time.
         tokio::time::sleep(Duration::from_millis(rng.random_range(1..LATEST_KILL_MS))).await;
         relay.signal("KILL");
         relay.ended();
@@ -278,7 +278,7 @@ async fn one_store(seed: u64, kills: usize, events: usize, readies: &mut Vec<Dur
         }
         peer_client = filling.await.unwrap();
     }
-    // What the syncs remember of how far they came is true: another one makes both sides equal.
+    // The recorded sync marks are correct: another sync makes both sides equal.
     let filter = json!({ "since": events::EPOCH }).to_string();
     let arguments = ["sync", &peer.url(), "--store", &store_text, "--filter", &filter, "--json"];
     let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();

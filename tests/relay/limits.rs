@@ -1,4 +1,4 @@
-//! What a client may hold is bounded, said in words, and given back.
+//! The resources of a client are bounded; the bounds are reported, and resources are returned.
 
 use crate::support::client::PATIENCE;
 use crate::support::negentropy_client::{EMPTY_SET, neg_msg};
@@ -52,7 +52,7 @@ async fn a_filter_is_answered_with_the_newest_events_up_to_the_relays_limit() {
     assert_eq!(client.query(&[json!({})]).await, newest);
     assert_eq!(client.query(&[json!({ "limit": 100 })]).await, newest);
     assert_eq!(client.query(&[json!({ "limit": 2 })]).await, newest[..2]);
-    // The sets of COUNT and NEG are whole all the same.
+    // The sets of COUNT and NEG are complete nevertheless.
     assert_eq!(client.count(&[json!({})]).await, 10);
 }
 
@@ -70,7 +70,8 @@ async fn neg_sessions_of_all_connections_have_a_limit_that_a_lost_connection_giv
         assert_eq!((&answer[0], &answer[1]), (&json!("NEG-ERR"), &json!("c")));
         assert!(answer[2].as_str().unwrap().starts_with("rate-limited: "), "{answer}");
     }
-    // A session that could not be opened holds no place, nor does one that ended by an error.
+    // A session that could not be opened takes no slot, and neither does one that ended by an
+    // error.
     assert_eq!(one.ask(&json!(["NEG-MSG", "b", "6100"])).await[0], "NEG-ERR");
     assert_eq!(other.ask(&json!(["NEG-OPEN", "c", {}, "6100"])).await[0], "NEG-ERR");
     neg_msg(&other.ask(&open("c")).await, "c");
@@ -114,7 +115,7 @@ async fn the_filters_of_a_connections_subscriptions_hold_so_many_values_together
     let answer = client.ask(&json!(["REQ", "b", three])).await;
     assert_eq!((&answer[0], &answer[1]), (&json!("CLOSED"), &json!("b")));
     assert!(answer[2].as_str().unwrap().starts_with("rate-limited: "), "{answer}");
-    // In place of itself it does not count.
+    // A replaced subscription does not count.
     for filter in [&three, &json!({ "kinds": [1, 2, 3, 4, 5] }), &three] {
         assert_eq!(client.ask(&json!(["REQ", "a", filter])).await, json!(["EOSE", "a"]));
     }
@@ -122,8 +123,8 @@ async fn the_filters_of_a_connections_subscriptions_hold_so_many_values_together
     assert_eq!(client.ask(&json!(["REQ", "b", three])).await, json!(["EOSE", "b"]));
 }
 
-/// A thousand connections, each within its limits, held gigabytes. What connections hold beyond a small
-/// part of their own is bounded for their address and in all.
+/// A thousand connections, each within its limits, took gigabytes. Memory beyond a small part of
+/// each connection is bounded for its address and in total.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_filters_of_all_subscriptions_take_so_much_memory() {
     let relay = TestRelay::start_with(|config| {
@@ -151,7 +152,7 @@ async fn the_filters_of_all_subscriptions_take_so_much_memory() {
         assert_eq!(of_address.ask(&values(3_600)).await, taken);
         let mut other = client(address).await;
         refused(&other.ask(&values(3_600)).await, "your address");
-        // Each has a part of its own, and what was refused holds nothing.
+        // Each connection has a part of its own, and refused filters take no memory.
         assert_eq!(other.ask(&values(200)).await, taken);
         clients.extend([of_address, other]);
     }
@@ -161,7 +162,7 @@ async fn the_filters_of_all_subscriptions_take_so_much_memory() {
     clients[0].send(&json!(["CLOSE", "s"])).await;
     clients[0].fence().await;
     assert_eq!(late.ask(&values(2_000)).await, taken);
-    // In place of itself it does not count.
+    // A replaced subscription does not count.
     assert_eq!(late.ask(&values(3_600)).await, taken);
 }
 
@@ -202,7 +203,7 @@ async fn sets_that_only_sessions_hold_have_a_memory_that_is_given_back() {
         let filter = json!({ "kinds": [1, 100 + number] });
         json!(["NEG-OPEN", format!("n{number}"), filter, EMPTY_SET])
     };
-    // Each is of a filter of its own, and too cheap to be kept.
+    // Each has a filter of its own, and is too cheap to be cached.
     let mut opened = 0;
     let refusal = loop {
         let answer = client.ask(&open(opened)).await;
@@ -213,7 +214,7 @@ async fn sets_that_only_sessions_hold_have_a_memory_that_is_given_back() {
     };
     assert!((3..30).contains(&opened), "{opened}");
     assert!(refusal[2].as_str().unwrap().starts_with("rate-limited: "), "{refusal}");
-    // What is in memory anyway takes no more of it.
+    // A set that is in memory anyway takes no additional memory.
     neg_msg(&client.ask(&json!(["NEG-OPEN", "all", {}, EMPTY_SET])).await, "all");
     for number in 0..opened {
         client.send(&json!(["NEG-CLOSE", format!("n{number}")])).await;

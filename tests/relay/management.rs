@@ -1,4 +1,4 @@
-//! Management over HTTP (NIP-86) with NIP-98: what it changes, and whom it refuses.
+//! Management over HTTP (NIP-86) with NIP-98: its changes, and its refusals.
 
 use crate::support::events::{EPOCH, unix_now};
 use crate::support::http::{Response, http, post};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 
-/// What NIP-86 names, but for `supportedmethods` itself, roles, and a queue for moderation.
+/// The methods of NIP-86, except `supportedmethods`, roles, and a moderation queue.
 const OF_THE_NIP: [&str; 25] = [
     "allowevent",
     "allowkind",
@@ -57,7 +57,7 @@ fn signed(author: &Author, created_at: u64, tags: Value) -> String {
     format!("Authorization: Nostr {}", STANDARD.encode(event.to_string()))
 }
 
-/// The header for a request as it should be.
+/// The header of a valid request.
 fn authorization(author: &Author, url: &str, body: &str, nonce: u64) -> String {
     let payload = faster_hex::hex_string(&Sha256::digest(body));
     let tags =
@@ -116,7 +116,7 @@ async fn an_operator_manages_the_relay() {
     manager.call("unbanpubkey", json!([author.key()])).await;
     client.store(&note(&author)).await;
     manager.call("banpubkey", json!([author.key()])).await;
-    // One that is allowed is banned no longer, and the other way round.
+    // An allowed key is no longer banned, and the reverse.
     manager.call("allowpubkey", json!([author.key(), "a friend"])).await;
     client.store(&note(&author)).await;
     assert_eq!(manager.call("listbannedpubkeys", json!([])).await, json!([]));
@@ -137,7 +137,8 @@ async fn an_operator_manages_the_relay() {
     let listed = json!([{ "id": id_of(&event), "reason": "x" }]);
     assert_eq!(manager.call("listbannedevents", json!([])).await, listed);
     assert_eq!(client.publish(&event).await, (false, "blocked: this event is banned".into()));
-    // Allowed, it is taken though its author is banned; no longer banned is not allowed.
+    // An allowed event is accepted although its author is banned; an unbanned one is not
+    // automatically allowed.
     manager.call("banpubkey", json!([other.key()])).await;
     manager.call("allowevent", json!([id_of(&event), "asked for"])).await;
     assert_eq!(manager.call("listbannedevents", json!([])).await, json!([]));
@@ -190,7 +191,7 @@ async fn an_operator_manages_the_relay() {
         listed == blocked || listed == json!([{ "ip": "127.0.0.1", "reason": "loud" }]),
         "{listed}"
     );
-    // Whatever it says next ends an open connection.
+    // The next message ends an open connection.
     client.send(&json!(["REQ", "x", {}])).await;
     client.expect(json!(["NOTICE", "blocked: your address is banned"])).await;
     assert_eq!(client.close_code().await, 1_008);
@@ -198,7 +199,7 @@ async fn an_operator_manages_the_relay() {
     let mut client = Client::connect(&relay.url()).await;
     client.store(&note(&other)).await;
 
-    // What cannot be done is said, and changes nothing.
+    // Invalid calls are reported and change nothing.
     for (method, params) in [
         ("banpubkey", json!(["ab"])),
         ("banpubkey", json!([])),
@@ -301,14 +302,14 @@ async fn what_an_operator_has_not_signed_for_this_request_is_refused() {
     assert_eq!(post(address, "/", &[RPC, &header], &body).await.status, 200);
     let again = post(address, "/", &[RPC, &header], &body).await;
     assert_eq!((again.status, again.body.contains("used before")), (401, true), "{}", again.body);
-    // Elsewhere, or of another type, it is no request of management.
+    // On another path, or with another media type, it is not a management request.
     let header = authorization(&operator, &url, &body, 5);
     assert_eq!(post(address, "/other", &[RPC, &header], &body).await.status, 404);
     assert_eq!(post(address, "/", &[&header], &body).await.status, 405);
     let long = format!("{body}{}", " ".repeat(70 << 10));
     let header = authorization(&operator, &url, &long, 6);
     assert_eq!(post(address, "/", &[RPC, &header], &long).await.status, 413);
-    // Browsers ask first whether they may.
+    // Browsers send a preflight request.
     let preflight = http(address, "OPTIONS", "/", &["Origin: https://a.example"]).await;
     assert!(preflight.headers["access-control-allow-methods"].contains("POST"));
     assert!(preflight.headers["access-control-allow-headers"].contains("authorization"));
@@ -319,7 +320,7 @@ async fn what_an_operator_has_not_signed_for_this_request_is_refused() {
     assert_eq!(post(closed.relay.address(), "/", &[RPC, &header], &body).await.status, 401);
 }
 
-/// Whoever asks in vain writes no line of the log each time.
+/// Refused requests are not logged one by one.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_are_refused_fill_no_log() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! `/metrics`: every metric moves when what it counts happens, and none is there that does not.
+//! `/metrics`: every metric changes when its subject occurs, and no other metrics exist.
 
 use crate::support::client::PATIENCE;
 use crate::support::events::{EPOCH, unix_now};
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-/// What a scrape brings, by the sample's name with its labels.
+/// The values of a scrape, by sample name with labels.
 type Samples = BTreeMap<String, f64>;
 
 async fn scrape(relay: &TestRelay) -> String {
@@ -40,7 +40,7 @@ fn families(text: &str) -> BTreeSet<String> {
     lines.map(|line| line.split(' ').next().unwrap().to_owned()).collect()
 }
 
-/// Scrapes and remembers which metrics were seen to move.
+/// Scrapes, and records which metrics changed.
 struct Watch<'relay> {
     relay: &'relay TestRelay,
     before: Samples,
@@ -52,8 +52,8 @@ impl<'relay> Watch<'relay> {
         Self { relay, before: samples(relay).await, moved }
     }
 
-    /// Waits until each of these samples has moved by so much since the last call; `None` is for
-    /// any way up.
+    /// Waits until each of these samples has changed by this amount since the last call; `None` is
+    /// for any increase.
     async fn moves(&mut self, expected: &[(&str, Option<f64>)]) {
         let began = Instant::now();
         loop {
@@ -77,7 +77,7 @@ impl<'relay> Watch<'relay> {
     }
 }
 
-/// The metrics that the dashboard and the alerts ask for.
+/// The metrics that the dashboard and the alerts use.
 fn in_contrib() -> BTreeSet<String> {
     let text = include_str!("../../contrib/grafana/negsync.json");
     let dashboard: Value = serde_json::from_str(text).unwrap();
@@ -98,9 +98,9 @@ fn family(sample: &str) -> &str {
     parts.iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name)
 }
 
-/// The labels whose values are known beforehand: each of them has to move.
+/// The labels with fixed values: each value has to occur.
 const LABELS: [&str; 4] = ["{verb=", "{outcome=", "{reason=", "{kind="];
-/// What only a fault of the program moves.
+/// Changes only by a fault of the program.
 const NEVER: &str = r#"negsync_auth_total{outcome="error"}"#;
 
 /// The dashboard shows it as negsync_peer_lag_seconds.
@@ -272,7 +272,7 @@ async fn neg_sessions(watch: &mut Watch<'_>) {
     watch.moves(&[("negsync_neg_sessions", by(-1.0))]).await;
 }
 
-/// More events of one kind than a set may have that is too cheap to keep.
+/// More events of one kind than the size up to which a set is not cached.
 const KEPT: usize = 5_100;
 
 async fn index(watch: &mut Watch<'_>) {
@@ -306,7 +306,7 @@ async fn index(watch: &mut Watch<'_>) {
     watch.moves(&[("negsync_neg_refusals_total{reason=\"blocked\"}", by(1.0))]).await;
 }
 
-/// The store's file grows with a checkpoint, as when the relay stops.
+/// The store's file grows by a checkpoint, for example when the relay stops.
 async fn store(relay: TestRelay, moved: &mut BTreeSet<String>) -> TestRelay {
     let mut watch = Watch::new(&relay, moved).await;
     let mut client = relay.client().await;
@@ -320,7 +320,7 @@ async fn store(relay: TestRelay, moved: &mut BTreeSet<String>) -> TestRelay {
             ("negsync_store_wal_bytes", UP),
         ])
         .await;
-    // A client that does not read, and more for it than the sockets hold.
+    // A client that does not read, and more data for it than the sockets can hold.
     let long = "x".repeat(100_000);
     let notes = (0..300).map(|second| Author::new(5).note(EPOCH + second, &long).to_string());
     let notes = notes.map(|note| Event::parse(&note).unwrap().trust()).collect();
@@ -344,7 +344,7 @@ fn peer(url: &str, direction: Direction, kinds: Value) -> PeerConfig {
     let mut peer = PeerConfig::new(url.parse().unwrap());
     peer.filter = json!({ "kinds": kinds }).try_into().unwrap();
     peer.direction = direction;
-    // One sync, and then a long pause in which nothing changes but the time.
+    // One sync, and then a long pause in which only the time changes.
     peer.interval_s = 3_600;
     peer
 }
@@ -356,8 +356,9 @@ async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
     })
     .await;
     let author = Author::new(6);
-    // Theirs: one to be taken, one of the future that we refuse. Ours: one to be taken, one with
-    // more tags than they take. Of kind 9 each side has one that is not to be moved.
+    // Of the peer: one to be moved, and one in the future, which we refuse. Of ours: one to be
+    // moved, and one with more tags than the peer accepts. Each side has one of kind 9, which is
+    // not to be moved.
     let theirs = [
         author.event(8, EPOCH, json!([]), "theirs"),
         author.event(8, unix_now() + 100_000, json!([]), "of the future"),
@@ -385,7 +386,7 @@ async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
         peer(&away, Direction::Both, json!([8])),
     ];
     let schedule = scheduled(relay, peers);
-    // `moves` is given what a sample was before there were any peers: nothing.
+    // Before there are peers, each sample of `moves` is absent.
     let mut watch = Watch::new(relay, moved).await;
     watch.before.retain(|name, _| !name.starts_with("negsync_peer_"));
     let of = |name: &str, peer: &str| format!("negsync_peer_{name}{{peer=\"{peer}\"}}");
@@ -408,7 +409,7 @@ async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
     watch.moves(&rows).await;
     schedule.stop().await;
     watch.before.retain(|name, _| !name.starts_with("negsync_peer_"));
-    // A connection that lasts is seen with a peer of its own.
+    // A lasting connection is tested with a peer of its own.
     let mut live = peer(&url, Direction::Up, json!([10]));
     live.live = true;
     let schedule = scheduled(relay, vec![live]);
@@ -417,7 +418,7 @@ async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
     let lag = of("lag_seconds", &url);
     watch.moves(&[(&connected, by(1.0)), (&converged, UP)]).await;
     schedule.stop().await;
-    // In step there is no lag; it begins with the end of the connection.
+    // In sync there is no lag; it begins at the end of the connection.
     watch.moves(&[(&connected, by(-1.0)), (&lag, UP)]).await;
 }
 
@@ -436,7 +437,7 @@ async fn metrics_are_shown_to_those_only_who_may_see_them() {
         (&["10.0.0.0/8", "127.0.0.0/8"], &[], 200),
         (&["10.0.0.0/8", "::1"], &[], 403),
         (&[], &[], 403),
-        // The proxy is here, whoever asked it is not.
+        // The proxy is local, but its client is not.
         (&["127.0.0.1"], &["X-Forwarded-For: 192.0.2.1"], 403),
         (&["127.0.0.1"], &["X-Forwarded-For: 127.0.0.1"], 403),
         (&["127.0.0.1"], &["Forwarded: for=192.0.2.1"], 403),
@@ -451,7 +452,7 @@ async fn metrics_are_shown_to_those_only_who_may_see_them() {
     }
 }
 
-/// What the relay answers to a handshake that it refuses.
+/// The relay's answer to a handshake that it refuses.
 async fn refused_handshake(relay: &TestRelay) -> String {
     let request = format!("{HANDSHAKE}Connection: close\r\n\r\n");
     answer_to(relay.relay.address(), &request).await
@@ -477,7 +478,7 @@ async fn limits(moved: &mut BTreeSet<String>) {
     let mut client = relay.client().await;
     assert!(refused_handshake(&relay).await.starts_with("HTTP/1.1 429 "));
     watch.moves(&[("negsync_connections_refused_total{reason=\"address\"}", by(1.0))]).await;
-    // More than a second's worth, however slow this is.
+    // More than the allowance of a second, however slow the machine is.
     let author = Author::new(7);
     let auth = author.authentication(unix_now(), &relay.url(), &client.challenge);
     for (message, row) in [
@@ -496,7 +497,7 @@ async fn limits(moved: &mut BTreeSet<String>) {
     watch.moves(&[("negsync_neg_refusals_total{reason=\"rate-limited\"}", by(1.0))]).await;
 }
 
-/// Says each of these, and counts each answer under its row.
+/// Sends each of these messages, and expects each answer to be counted.
 async fn asks(watch: &mut Watch<'_>, client: &mut Client, cases: &[(Value, &str)]) {
     for (message, row) in cases {
         client.ask(message).await;
@@ -551,7 +552,7 @@ async fn keys(moved: &mut BTreeSet<String>) {
         ),
     ];
     asks(&mut watch, &mut client, &cases).await;
-    // As many keys as a connection may show, and one more.
+    // The maximum number of keys of a connection, and one more.
     for number in 10..25 {
         client.ask(&auth(number, &challenge)).await;
     }
@@ -560,7 +561,7 @@ async fn keys(moved: &mut BTreeSet<String>) {
     asks(&mut watch, &mut client, &one_more).await;
 }
 
-/// An operator's program that refuses in words of its own, and one that ends without an answer.
+/// A write policy that refuses with its own text, and one that ends without an answer.
 async fn policy(moved: &mut BTreeSet<String>) {
     const SCRIPT: &str = r#"#!/bin/sh
 while IFS= read -r line; do
@@ -593,7 +594,8 @@ done
     asks(&mut watch, &mut relay.client().await, &cases).await;
 }
 
-/// A program that refuses queries, with a prefix that the relay itself does not use for them or with none.
+/// A program that refuses queries, with a prefix that the relay does not use for them or without
+/// one.
 async fn hooks(moved: &mut BTreeSet<String>) {
     let relay = TestRelay::built_with(
         |_| {},
@@ -617,7 +619,7 @@ async fn hooks(moved: &mut BTreeSet<String>) {
     asks(&mut watch, &mut relay.client().await, &cases).await;
 }
 
-/// A store that can neither be read nor written: somebody has taken its table away.
+/// A store that can neither be read nor written, because its table was removed.
 async fn faults(moved: &mut BTreeSet<String>) {
     let relay = TestRelay::start().await;
     let mut client = relay.client().await;

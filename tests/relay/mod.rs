@@ -1,4 +1,4 @@
-//! The relay as a client meets it: real sockets, real SQLite files.
+//! The relay as clients see it: real sockets, real SQLite files.
 
 mod auth;
 mod bad_input;

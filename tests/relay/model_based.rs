@@ -1,6 +1,6 @@
-//! Random operations on a relay and on a naive one in memory: every answer the same. Few authors,
-//! seconds and addresses, so that events tie, replace each other, and are deleted before they come,
-//! all the time. A run that fails is made as short as it goes and printed.
+//! Random operations on a relay and on a naive one in memory: all answers are equal. There are few
+//! authors, seconds and addresses, so that events often have equal times, replace each other, and
+//! are deleted before they arrive. A failing run is shortened as far as possible and printed.
 
 use crate::support::events::{Author, EPOCH, id_of};
 use crate::support::naive::{NaiveRelay, Said};
@@ -13,26 +13,26 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// Runs, unless `NEGSYNC_MODEL_RUNS` says how many, from the seed in `NEGSYNC_SEED` on.
+/// Number of runs, unless `NEGSYNC_MODEL_RUNS` sets it; the first seed is `NEGSYNC_SEED`.
 const RUNS: u64 = 24;
 const RUNS_AT_ONCE: usize = 8;
 const OPERATIONS: usize = 120;
 const POOL_EVENTS: usize = 90;
 const AUTHORS: u8 = 3;
 const SECONDS: u64 = 5;
-/// When a run begins.
+/// The start of a run.
 const NOW: u64 = EPOCH + 1_000_000;
-/// How long it may take to shorten a run that failed.
+/// Maximum time for shortening a failed run.
 const SHORTENING: Duration = Duration::from_secs(60);
 
-/// One thing that happens to both relays.
+/// One operation on both relays.
 #[derive(Clone, Debug)]
 enum Operation {
     Publish(Value),
     Query(Vec<Value>),
     Count(Vec<Value>),
-    /// Opens a session over the filter (or an array of them) with these events; those that were
-    /// opened before go on to their end later, over what was stored when they were opened.
+    /// Opens a session over the filter (or an array of filters) with these events. Earlier sessions
+    /// are completed later, over the events stored when they were opened.
     Open {
         filter: Value,
         local: Vec<Value>,
@@ -40,7 +40,7 @@ enum Operation {
     },
     /// Ends all sessions.
     Finish,
-    /// Lets a second pass, for what expires.
+    /// Waits for a second, for expirations.
     Wait,
     Restart {
         frame_limit_bytes: u64,
@@ -83,7 +83,7 @@ pub fn any_event(rng: &mut StdRng, earlier: &[Value], now: u64) -> Value {
             let relay = *any(rng, &["ALL_RELAYS", "wss://elsewhere.example"]);
             tags.push(json!(["relay", relay]));
         }
-        // NIP-59: signed by a key that is used once.
+        // NIP-59: signed by a single-use key.
         1_059 => {
             tags.push(json!(["p", someone]));
             let content = any::<&str>(rng, &["", "one", "two"]);
@@ -165,7 +165,7 @@ fn any_filter(rng: &mut StdRng, pool: &[Value]) -> Value {
     filter
 }
 
-/// A relay, the naive one, and someone who listens to all that is published.
+/// A relay, the naive one, and a subscriber to all events.
 struct Run {
     relay: TestRelay,
     clock: ManualClock,
@@ -178,7 +178,7 @@ struct Run {
 
 impl Run {
     async fn start() -> Self {
-        // All that is stored is to be seen.
+        // All stored events must be visible.
         let clock = ManualClock::at(NOW);
         let relay = TestRelay::start_by(&clock, |config| config.auth.private_kinds.clear()).await;
         let (client, listener) = (relay.client().await, listen(&relay).await);
@@ -240,7 +240,7 @@ impl Run {
         let our_ids = model::ids(ours.iter().copied());
         self.opened += 1;
         let id = format!("session-{}", self.opened % 5);
-        // One of the same id ends.
+        // A session with the same id ends.
         self.sessions.retain(|(session, _)| session.id() != id);
         let theirs = model::ids(&self.naive.answer(&filters, self.clock.now()));
         let (client, ours) = (&mut self.client, ours.iter().copied());
@@ -266,7 +266,7 @@ async fn listen(relay: &TestRelay) -> Client {
     listener
 }
 
-/// Runs those operations of a seed that are to be kept. Returns what went wrong, and where.
+/// Runs the operations of a seed whose indexes are in `kept`. Returns the failure and its place.
 async fn run(seed: u64, kept: &[usize]) -> Result<(), String> {
     let operations = operations(seed);
     let mut run = Run::start().await;
@@ -283,7 +283,7 @@ async fn run(seed: u64, kept: &[usize]) -> Result<(), String> {
     Ok(())
 }
 
-/// The operation as a person reads it.
+/// The operation as text.
 fn shown(operation: &Operation) -> String {
     match operation {
         Operation::Publish(event) => {
@@ -302,7 +302,7 @@ fn shown(operation: &Operation) -> String {
     }
 }
 
-/// Leaves out what does not matter for the failure, larger pieces first.
+/// Removes operations that the failure does not need, larger parts first.
 async fn shorten(seed: u64) -> Vec<usize> {
     let mut kept: Vec<usize> = (0..OPERATIONS).collect();
     let mut size = OPERATIONS / 2;
@@ -331,7 +331,7 @@ async fn any_operations_are_answered_as_by_a_naive_relay() {
     let mut seeds = first..first + runs;
     let mut running: JoinSet<(u64, Result<(), String>)> = JoinSet::new();
     loop {
-        // Most of a run's time is waiting for seconds to pass.
+        // A run spends most of its time waiting for seconds to pass.
         while running.len() < RUNS_AT_ONCE
             && let Some(seed) = seeds.next()
         {

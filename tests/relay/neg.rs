@@ -1,4 +1,4 @@
-//! NIP-77 as the relay speaks it: sessions, their sets and their namespace.
+//! NIP-77 of the relay: sessions, their sets and their namespace.
 
 use crate::support::negentropy_client::{
     Difference, EMPTY_SET, Session, neg_ids, neg_msg, reconcile,
@@ -114,7 +114,7 @@ async fn since_until_and_limit_cut_where_they_say() {
     let relay = TestRelay::start().await;
     let mut client = relay.client().await;
     let mut stored = notes(1, 30);
-    // Ten of one second: a limit takes the lowest ids of it.
+    // Ten of one second: a limit selects the lowest ids.
     let second = events::EPOCH + 15;
     stored.extend((0..9).map(|number| Author::new(2).note(second, &number.to_string())));
     client.publish_all(&stored).await;
@@ -133,7 +133,7 @@ async fn since_until_and_limit_cut_where_they_say() {
     filters.extend((1..12).map(|limit| json!({ "until": second, "limit": limit })));
     for filter in filters {
         let list = filter.as_array().cloned().unwrap_or_else(|| vec![filter.clone()]);
-        // SQLite's integers are signed; nothing is as new as that.
+        // SQLite's integers are signed; no stored event is that new.
         let expected = model::ids(model::answer(&list, &stored));
         assert_eq!(neg_ids(&mut client, &filter).await, expected, "{filter}");
     }
@@ -164,14 +164,14 @@ async fn a_set_of_exactly_the_limit_is_served_and_one_more_is_refused() {
         client.fence().await;
         assert_eq!(client.ask(&json!(["NEG-MSG", "n", EMPTY_SET])).await[0], "NEG-ERR");
     }
-    // What is cut to the limit by its filter fits again.
+    // A set that its filter cuts to the limit is accepted again.
     let newest = model::ids(&stored[1..]);
     assert_eq!(neg_ids(&mut client, &json!({ "limit": 50 })).await, newest);
     assert_eq!(neg_ids(&mut client, &json!({ "since": events::EPOCH + 1 })).await, newest);
 }
 
-/// The first of the "Done when" lines on isolation: 1,000 events published in the midst of a
-/// session are not in it, and are all in one opened after the last OK.
+/// 1,000 events published during a session are not in it, and all are in one opened after the last
+/// OK.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_does_not_see_what_is_published_after_it_was_opened() {
     for corpus in corpora(40, 600) {
@@ -181,7 +181,7 @@ async fn a_session_does_not_see_what_is_published_after_it_was_opened() {
         let mut client = relay.client().await;
         client.publish_all(&corpus.events).await;
         let before = model::public(&model::kept(&corpus.events, events::unix_now()));
-        // A kept set and one that is built for the session.
+        // A cached set, and one that is built for the session.
         let times = json!({ "since": 1 });
         let mut early = Vec::new();
         for (id, filter) in [("all", json!({})), ("times", times), ("union", json!([{}, {}]))] {
@@ -190,7 +190,7 @@ async fn a_session_does_not_see_what_is_published_after_it_was_opened() {
             early.push(session);
         }
         let new = notes(9, 1_000);
-        // Some of what the session holds goes away meanwhile.
+        // Some events of the session are removed meanwhile.
         let gone: Vec<Value> = (1..=5)
             .map(|number| {
                 let author = Author::new(number);
@@ -227,14 +227,14 @@ async fn every_ok_is_in_the_sets_that_are_opened_after_it() {
     }
 }
 
-/// Two who ask for the same large set at the same time, the first time that anybody does, and
-/// while it changes: both get all of it.
+/// Two clients request the same large set at the same time, for the first time and while it
+/// changes: both get all of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_requests_for_a_large_set_at_once_get_the_same() {
     const EVENTS: u64 = 6_000;
     let relay = TestRelay::start().await;
     let stored = notes(1, EVENTS);
-    // Past the number of items below which a set is built anew for each session.
+    // Above the number of items up to which a set is built for each session.
     let mut publisher = relay.client().await;
     publisher.publish_all(&stored).await;
     let relay = relay.restart_with(|_| {}).await;
@@ -255,8 +255,8 @@ async fn two_requests_for_a_large_set_at_once_get_the_same() {
     assert_eq!(ask().await, after);
 }
 
-/// A set is what was stored at one moment. It was read one author after the other, and held a later
-/// event of the second without an earlier one of the first.
+/// A set is one snapshot. It was read author by author, and contained a later event of the second
+/// author without an earlier one of the first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_set_is_of_one_moment() {
     let relay = TestRelay::start().await;
@@ -264,7 +264,7 @@ async fn a_set_is_of_one_moment() {
     authors.sort_by_key(Author::key);
     let [first, second] = authors;
     let filter = json!({ "authors": [first.key(), second.key()] });
-    // Enough for the reading to take a while.
+    // Enough to make the read take a while.
     let old: Vec<Value> = (0..3_000).map(|s| first.note(events::EPOCH + s, "old")).collect();
     let mut client = relay.client().await;
     client.publish_all(&old).await;

@@ -1,5 +1,5 @@
-//! For random sets, filters and frame limits, what the `negentropy` crate's initiator finds over
-//! the socket is the true difference, computed naively.
+//! For random sets, filters and frame limits, the `negentropy` crate's initiator finds exactly the
+//! difference over the socket, compared with a naive computation.
 
 use super::subscriptions::random_filter;
 use crate::support::negentropy_client::{Difference, reconcile};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 const ROUNDS: u64 = 80;
 
-/// A random part of the relay's events and some of its own.
+/// A random part of the relay's events, and some others.
 fn local(rng: &mut StdRng, stored: &[Value], strangers: &[Value]) -> Vec<Value> {
     let [of_stored, of_strangers] = [[0, 1, 50, 99, 100], [0, 1, 10, 50, 100]]
         .map(|shares: [u32; 5]| shares[rng.random_range(0..shares.len())]);
@@ -27,7 +27,7 @@ async fn have_and_need_are_the_true_difference() {
         let mut relay = TestRelay::start().await;
         relay.client().await.publish_all(&corpus.events).await;
         let stored = model::public(&model::kept(&corpus.events, events::unix_now()));
-        // Regular events of the same authors and times, which the relay never gets.
+        // Regular events of the same authors and times, which the relay does not have.
         let strangers: Vec<Value> = (0..300)
             .map(|number| {
                 let author = Author::new(number as u8 % 5 + 1);

@@ -91,7 +91,7 @@ async fn other_requests_are_answered_too() {
     relay.client().await.fence().await;
 }
 
-/// RFC 9110: media types in either case, with parameters, and a quality of 0 for what is not wanted.
+/// RFC 9110: media types in any case, with parameters, and a quality of 0 for unwanted ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_is_for_those_who_accept_it() {
     let relay = TestRelay::start().await;
@@ -111,7 +111,7 @@ async fn the_document_is_for_those_who_accept_it() {
     }
 }
 
-/// NIP-01: a single endpoint, since other paths would be no other relay.
+/// NIP-01: a single endpoint, since other paths would not be another relay.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_path_is_the_relay_and_others_are_not_there() {
     const PATHS: [&str; 6] = ["/", "//", "/foo", "/npub1relay", "/nostr", "/nostr/"];
@@ -142,14 +142,14 @@ async fn one_path_is_the_relay_and_others_are_not_there() {
     }
 }
 
-/// What the document says of `limitation`.
+/// The `limitation` of the document.
 async fn limitation(relay: &TestRelay) -> Value {
     let document = http(relay, "GET", "/", "application/nostr+json").await;
     serde_json::from_str::<Value>(&document.body).unwrap()["limitation"].clone()
 }
 
-/// An event at each limit that NIP-11 names is taken, whatever the configuration, and at all of them
-/// together as far as a message has room; one over a limit is not.
+/// An event at each limit in NIP-11 is accepted under every configuration, and at all of them
+/// together as far as a message has room; one above a limit is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_at_each_limit_of_the_document_is_taken() {
     let seed = rand::random_range(0..1 << 32);
@@ -158,7 +158,7 @@ async fn an_event_at_each_limit_of_the_document_is_taken() {
     for number in 0..12 {
         let relay = TestRelay::start_with(|config| {
             let limits = &mut config.limits;
-            // The first as it is where nothing is configured.
+            // The first one with the default configuration.
             if number > 0 {
                 limits.message_bytes = rng.random_range(3_000..60_000);
                 let event_bytes = rng.random_range(2_000..=limits.message_bytes);
@@ -194,12 +194,12 @@ async fn an_event_at_each_limit_of_the_document_is_taken() {
                 assert!(accepted, "{context}");
             }
         }
-        // As long as a message may be.
+        // The maximum length of a message.
         let empty = message_bytes(&event(1, "", ""));
         let longest_event = event(1, &"x".repeat(longest - empty), "");
         assert_eq!(message_bytes(&longest_event), longest);
         client.store(&longest_event).await;
-        // NIP-11's numbers are the last that are taken.
+        // NIP-11's numbers are the highest accepted values.
         for (event, field) in
             [(event(tags + 1, "", ""), "tags"), (event(0, "", &"b".repeat(chars + 1)), "content")]
         {
@@ -211,7 +211,7 @@ async fn an_event_at_each_limit_of_the_document_is_taken() {
     }
 }
 
-/// Sends text as it is and returns all that comes until the relay closes.
+/// Sends text and returns everything until the relay closes.
 async fn exchange(relay: &TestRelay, request: &str) -> String {
     let mut stream = TcpStream::connect(relay.relay.address()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -223,7 +223,7 @@ async fn exchange(relay: &TestRelay, request: &str) -> String {
     answer
 }
 
-/// RFC 6455, section 4.2: what asks for a WebSocket in a way that none can come of is told so.
+/// RFC 6455, section 4.2: an invalid handshake gets an error.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handshake_that_cannot_be_completed_is_refused() {
     const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -255,7 +255,8 @@ async fn a_handshake_that_cannot_be_completed_is_refused() {
     relay.client().await.fence().await;
 }
 
-/// One connection may ask several times, a HEAD has no body, and what is no HTTP is refused.
+/// One connection may send several requests, a HEAD has no body, and text other than HTTP is
+/// refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_is_kept_after_the_document() {
     let relay = TestRelay::start().await;
@@ -270,7 +271,7 @@ async fn a_connection_is_kept_after_the_document() {
     let lengths: std::collections::BTreeSet<&str> =
         answer.lines().filter_map(|line| line.strip_prefix("content-length: ")).collect();
     assert_eq!(lengths.len(), 1, "{answer}");
-    // With a body that nobody reads.
+    // With a body that is not read.
     let post =
         format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n{}", "x".repeat(10));
     let answer = exchange(&relay, &post).await;

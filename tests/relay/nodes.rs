@@ -1,4 +1,5 @@
-//! Several relays over one PostgreSQL: what one has acknowledged is in the next answer of every other.
+//! Several relays over one PostgreSQL database: the next answer of each contains the acknowledged
+//! events of all.
 
 use crate::support::events::unix_now;
 use crate::support::http::http;
@@ -31,10 +32,10 @@ async fn what_one_node_has_acknowledged_every_node_answers_with() {
     writer.store(&deletion).await;
     let left: Vec<&Value> = notes[1..].iter().chain([&deletion]).collect();
     expect_all(&mut reader, &left).await;
-    // The other node has it in its sets no more, and says so to whoever brings it again.
+    // The other node no longer has it in its sets, and refuses it when it is sent again.
     let (is_taken, reason) = reader.publish(&notes[0]).await;
     assert!(!is_taken && reason.starts_with("blocked: "), "{reason}");
-    // And the way back.
+    // And in the other direction.
     let last = author.note(now + 1, "the last");
     reader.store(&last).await;
     expect_all(&mut writer, &left.into_iter().chain([&last]).collect::<Vec<_>>()).await;
@@ -64,7 +65,7 @@ async fn the_database_and_not_the_index_says_what_is_a_duplicate() {
     client.store(&note).await;
     let (is_taken, reason) = client.publish(&note).await;
     assert!(is_taken && reason.starts_with("duplicate: "), "{reason}");
-    // Only an answer of the index does without a look at the signature.
+    // Only a lookup in the index makes the signature check unnecessary.
     let mut wrong = note.clone();
     wrong["sig"] = json!("0".repeat(128));
     let (is_taken, reason) = client.publish(&wrong).await;
@@ -134,7 +135,7 @@ async fn the_password_is_shown_nowhere() {
     }
     let shown = negsync(&["config", "show", "--store", &url], "");
     assert!(shown.status.success() && !shown.stdout.contains("hush"), "{shown:?}");
-    // A wrong variable is named without its value.
+    // An invalid variable is reported without its value.
     let wrong = url.replacen("postgres://", "postgre://", 1);
     let checked = negsync_with(&[("NEGSYNC__STORE__URL", &wrong)], &["config", "check"], "");
     assert!(!checked.status.success() && !checked.stderr.contains("hush"), "{checked:?}");
@@ -156,7 +157,7 @@ fn a_file_and_a_database_are_refused_together() {
     let checked = negsync(&["config", "check", file], "");
     assert!(!checked.status.success());
     assert!(checked.stderr.contains("line 3: url: store.path is set as well"), "{checked:?}");
-    // What is named closer by wins.
+    // The more specific setting overrides the other.
     let variable = [("NEGSYNC__STORE__URL", "postgres://me@db.example/other")];
     std::fs::write(&config, "[store]\npath = \"a.sqlite\"\n").unwrap();
     assert!(negsync_with(&variable, &["config", "check", file], "").status.success());

@@ -1,6 +1,6 @@
-//! Three relays over one PostgreSQL while four writers publish, delete, replace, let expire and vanish, and
-//! readers open sets on any of them: each set is held against every commit there was. The commits are
-//! noted in the database, by a trigger of this test. `scripts/nodes` runs it for long.
+//! Three relays over one PostgreSQL database. Four writers publish, delete, replace, expire and
+//! vanish, and readers open sets on any of the relays: each set is compared with all commits. A
+//! trigger of this test records the commits in the database. `scripts/nodes` runs it for longer.
 
 use crate::support::events::unix_now;
 use crate::support::negentropy_client::{neg_msg, storage};
@@ -27,10 +27,10 @@ const NODES: usize = 3;
 const WRITERS: u64 = 4;
 const READERS: u64 = 3;
 const AUTHORS: u8 = 4;
-/// How long an answer may take: a node waits for a server that is being started again.
+/// Timeout for an answer: a node waits for a server that is restarting.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Notes what each commit adds and removes.
+/// Records the additions and removals of each commit.
 const HISTORY: &str = "
     CREATE TABLE public.history (place BIGSERIAL PRIMARY KEY, seq BIGINT, added BOOLEAN, id TEXT);
     CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -48,7 +48,7 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 
-/// What is asked for, and by whom.
+/// A request and its viewer.
 struct Question {
     filter: Value,
     viewer: Option<u8>,
@@ -76,7 +76,7 @@ impl Question {
     }
 }
 
-/// A set of ids by their number and their sum.
+/// The number and the sum of a set's ids.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct SetSum {
     ids: i64,
@@ -90,7 +90,7 @@ impl SetSum {
         set
     }
 
-    /// Adds an id, or takes it away by -1.
+    /// Adds an id, or removes it with -1.
     fn change(&mut self, id: &str, by: i64) {
         let part = u128::from_str_radix(&id[..32], 16).unwrap();
         self.ids += by;
@@ -98,15 +98,15 @@ impl SetSum {
     }
 }
 
-/// A set that a node has answered with.
+/// A set that a node returned.
 struct SeenSet {
     question: usize,
-    // How many events had been acknowledged when it was asked for.
+    // The number of acknowledged events at the time of the request.
     acknowledged: usize,
     set: SetSum,
 }
 
-/// What the tasks share.
+/// State shared by the tasks.
 struct Run {
     nodes: Mutex<Vec<Option<RelayProcess>>>,
     questions: Vec<Question>,
@@ -118,11 +118,11 @@ struct Run {
     is_over: AtomicBool,
 }
 
-/// A client that expects its relay to go at any time.
+/// A client whose relay may end at any time.
 struct Talk(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Talk {
-    /// Connects, and shows the viewer's key. `None`, as of each call, when the relay is gone.
+    /// Connects, and authenticates the viewer. `None`, as for every call, if the relay is gone.
     async fn connect(url: &str, viewer: Option<u8>) -> Option<Self> {
         let mut talk = Self(connect_async(url).await.ok()?.0);
         let challenge = talk.next().await?;
@@ -151,7 +151,7 @@ impl Talk {
         self.next().await
     }
 
-    /// The set of a filter; `Some(None)` where it is refused.
+    /// The set of a filter; `Some(None)` if it is refused.
     async fn set(&mut self, filter: &Value) -> Option<Option<SetSum>> {
         let mut engine = Negentropy::owned(storage([]), 0).unwrap();
         let (mut have, mut need) = (Vec::new(), Vec::new());
@@ -195,7 +195,7 @@ impl Run {
         self.is_over.load(Ordering::Acquire)
     }
 
-    /// An event of somebody, now and then one that was sent before.
+    /// A random event, sometimes one that was sent before.
     fn event(&self, rng: &mut StdRng, number: u64) -> Value {
         let (author, now) = (Author::new(rng.random_range(1..=AUTHORS)), unix_now());
         let at = now - rng.random_range(0..3);
@@ -256,7 +256,7 @@ impl Run {
         }
     }
 
-    /// Asks a node; `None` when it is gone, `Some(false)` when it refuses.
+    /// Requests a set from a node; `None` if it is gone, `Some(false)` if it refuses.
     async fn look(&self, node: usize, question: usize) -> Option<bool> {
         let asked = &self.questions[question];
         let mut talk = Talk::connect(&self.url(node)?, asked.viewer).await?;
@@ -282,7 +282,7 @@ impl Run {
         }
     }
 
-    /// Waits until a node answers with a set, and returns how long that took.
+    /// Waits until a node returns a set, and returns the time.
     async fn answers(&self, node: usize) -> Duration {
         let began = Instant::now();
         while self.look(node, 0).await != Some(true) {
@@ -293,7 +293,7 @@ impl Run {
     }
 }
 
-/// The nodes, their database, and what is done to them.
+/// The nodes, their database, and operations on them.
 struct Cluster {
     server: TestServer,
     config: PathBuf,
@@ -334,7 +334,7 @@ impl Cluster {
         self.run.nodes.lock().unwrap()[number] = Some(started);
     }
 
-    /// Ends the tasks, and holds everything that was seen against the history.
+    /// Ends the tasks, and compares all observations with the history.
     async fn end(mut self) {
         self.run.is_over.store(true, Ordering::Release);
         while let Some(ended) = self.tasks.join_next().await {
@@ -351,7 +351,7 @@ fn node(server: &TestServer, config: &Path) -> RelayProcess {
     RelayProcess::start_with(Path::new(server.url()), &["--config", config.to_str().unwrap()])
 }
 
-/// A change of the table: the commit, whether an event came or left, and its id.
+/// A change of the table: the commit, whether an event was added, and its id.
 type Noted = (i64, bool, String);
 
 fn history(server: &TestServer) -> Vec<Noted> {
@@ -364,7 +364,7 @@ fn history(server: &TestServer) -> Vec<Noted> {
     rows.unwrap().into_iter().map(noted).collect()
 }
 
-/// Whether `other` deletes an event, is a newer version of it or has it vanish.
+/// Whether `other` deletes an event, is a newer version of it or makes it vanish.
 fn removes(other: &Value, event: &Value) -> bool {
     let is_newer = model::created_at(other) >= model::created_at(event)
         && id_of(other) != id_of(event)
@@ -374,8 +374,8 @@ fn removes(other: &Value, event: &Value) -> bool {
     is_newer || is_deletion || is_request
 }
 
-/// Each set is exactly that of one commit, and of none before the last OK that was given before it was
-/// asked for; whatever was acknowledged has been in the table.
+/// Each set equals that of exactly one commit, not older than the last OK before the request; all
+/// acknowledged events were in the table.
 fn check(run: &Run, history: &[Noted]) {
     let events = run.events.lock().unwrap();
     let events: HashMap<&str, &Value> = events.iter().map(|event| (id_of(event), event)).collect();
@@ -383,14 +383,14 @@ fn check(run: &Run, history: &[Noted]) {
     for (seq, _, id) in history.iter().filter(|(_, is_added, _)| *is_added) {
         came.entry(id.as_str()).or_insert(*seq);
     }
-    // The last commit that is in force after so many OKs.
+    // The last commit in effect after each number of OKs.
     let mut least = vec![0];
     for id in run.acknowledged.lock().unwrap().iter() {
         let event = events[id.as_str()];
         let seq = came.get(id.as_str()).copied().unwrap_or_else(|| {
             let is_removed = came.keys().any(|other| removes(events[other], event));
             assert!(is_removed, "acknowledged and lost: {event}");
-            // With what removed it in one commit: no set has ever had it.
+            // Added and removed in one commit: no set ever had it.
             0
         });
         least.push(seq.max(*least.last().unwrap()));
@@ -399,7 +399,7 @@ fn check(run: &Run, history: &[Noted]) {
     let seen = run.seen.lock().unwrap();
     let mut with_events = 0;
     for (number, question) in run.questions.iter().enumerate() {
-        // The last commit at which the answer was this set.
+        // The last commit for which the answer was this set.
         let (mut set, mut last) = (SetSum::default(), HashMap::new());
         last.insert(set, 0);
         let mut changes = history.iter().peekable();
@@ -434,7 +434,7 @@ fn check(run: &Run, history: &[Noted]) {
     assert!(with_events > 0);
 }
 
-/// Three notes in three commits, two of them acknowledged, and an answer with these.
+/// Three notes in three commits, two of them acknowledged, and an answer with `notes`.
 fn seen(notes: &[usize]) {
     let author = Author::new(1);
     let events: Vec<Value> = (0..3).map(|number| author.note(number, "a note")).collect();

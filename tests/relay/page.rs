@@ -1,4 +1,4 @@
-//! The page, as far as no browser is needed: who gets it, and with which headers.
+//! The page without a browser: its access rules and its headers.
 
 use crate::support::TestRelay;
 use crate::support::client::PATIENCE;
@@ -27,12 +27,12 @@ async fn get(relay: &TestRelay, path: &str, headers: &[&str]) -> Response {
     http(relay.relay.address(), "GET", path, headers).await
 }
 
-/// Opens a stream of updates, and returns it with the first of what comes.
+/// Opens a stream of updates, and returns it with the first update.
 async fn updates(relay: &TestRelay) -> (TcpStream, String) {
     updates_of(relay, 0).await
 }
 
-/// As [`updates`], for a client of another address, behind a proxy.
+/// Like [`updates`], for a client with another address, behind a proxy.
 async fn updates_of(relay: &TestRelay, client: u8) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(relay.relay.address()).await.unwrap();
     let request =
@@ -54,7 +54,7 @@ async fn without_leave_there_is_no_page() {
     let relay = TestRelay::start().await;
     let response = get(&relay, "/", &[]).await;
     assert_eq!(response.headers["content-type"], "text/plain; charset=utf-8");
-    // A browser is told in a line how its operator turns it on.
+    // The response for browsers says how the operator turns it on.
     let response = get(&relay, "/", &[HTML]).await;
     assert_eq!(response.headers["content-type"], "text/html; charset=utf-8");
     assert!(response.body.contains("<code>enabled = true</code>"), "{}", response.body);
@@ -82,7 +82,7 @@ async fn browsers_get_the_page_and_nobody_else_can_read_frame_or_extend_it() {
             assert!(!response.body.contains(&asset), "{asset}");
         }
     }
-    // Others are answered as ever.
+    // Other clients are answered as before.
     let document = get(&relay, "/", &["Accept: application/nostr+json"]).await;
     assert_eq!(document.headers["content-type"], "application/nostr+json");
     assert_eq!(document.headers["access-control-allow-origin"], "*");
@@ -103,8 +103,8 @@ async fn a_proxy_is_no_operator() {
     }
 }
 
-/// A page of another site can have a browser ask under its own name for what is here (DNS
-/// rebinding).
+/// A page of another site can make a browser send requests to this address under its own host name
+/// (DNS rebinding).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_host_is_no_operator_and_reads_no_metrics() {
     let relay = TestRelay::start_with(|config| {
@@ -132,7 +132,7 @@ async fn a_foreign_host_is_no_operator_and_reads_no_metrics() {
     }
 }
 
-/// Kinds, days, and that something came: a stranger is shown none of it.
+/// Kinds, days, and the arrival of events: none of it is shown to the public.
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_see_nothing_of_private_events() {
     let relay = with_page().await;
@@ -141,14 +141,14 @@ async fn strangers_see_nothing_of_private_events() {
     client.store(&author.note(1_700_000_000, "public")).await;
     let shown = async |headers: &[&str]| {
         let page = get(&relay, "/", &[&[HTML], headers].concat()).await.body;
-        // The time is shown, too.
+        // The time is shown too.
         let (before, after) = page.split_once("id=\"as-of\">").unwrap();
         format!("{before}{}", after.split_once("</span>").unwrap().1)
     };
     let stranger = &["X-Forwarded-For: 192.0.2.1"][..];
     let before = shown(stranger).await;
     assert!(before.contains("<dt>Events stored</dt><dd>1</dd>"), "{before}");
-    // On a day, of a kind and of a number of their own.
+    // With a day, a kind and a number of their own.
     for n in 0..3 {
         let tags = json!([["p", author.key()]]);
         client.store(&Author::new(9).event(1_059, 1_600_000_000 + n, tags.clone(), "")).await;
@@ -156,7 +156,7 @@ async fn strangers_see_nothing_of_private_events() {
     }
     let began = Instant::now();
     loop {
-        // What the operator is shown has all of it by then.
+        // The operator's view has all of it by then.
         let operator = shown(&[]).await;
         if operator.contains("<dt>Events stored</dt><dd>7</dd>") && operator.contains("<td>1059<") {
             break;
@@ -169,8 +169,8 @@ async fn strangers_see_nothing_of_private_events() {
     }
     let plot = |page: &str| page.split("id=\"days\">").nth(1).unwrap().to_owned();
     assert_eq!(plot(&before), plot(&after));
-    // A peer differs on a day with private events, on one without, and on one of which all is private
-    // that it has.
+    // A peer differs on a day with private events, on one without, and on one on which it has
+    // private events only.
     let days = [(19_097, 3, 1), (19_675, 1, 4), (19_700, 0, 5)]
         .map(|(day, have, need)| DayDiffers { day: day * 86_400, have, need });
     let peer = relay.relay.peers().add("wss://a.example.com", Default::default(), false);
@@ -195,7 +195,7 @@ async fn pages_that_are_kept_current_are_bounded_and_end_with_the_relay() {
     let relay = TestRelay::start_with(|config| {
         config.page.enabled = true;
         config.connections.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
-        // Which is about handshakes.
+        // It applies to handshakes.
         config.connections.handshake_timeout_s = 1;
     })
     .await;
@@ -211,7 +211,7 @@ async fn pages_that_are_kept_current_are_bounded_and_end_with_the_relay() {
         }
     }
     assert_eq!(get(&relay, "/events", &[]).await.status, 503);
-    // They go on for longer than a handshake may take: the first of them is sent its third update.
+    // The streams outlast the handshake timeout: the first one gets its third update.
     let mut text = String::new();
     let mut buffer = [0; 16_384];
     let mut client = relay.client().await;
@@ -225,7 +225,7 @@ async fn pages_that_are_kept_current_are_bounded_and_end_with_the_relay() {
             break;
         }
     }
-    // One that goes makes room.
+    // The end of one frees a slot.
     open.pop();
     let began = Instant::now();
     loop {
@@ -273,7 +273,7 @@ async fn kinds_are_counted_as_they_are_stored() {
     assert!(shown.contains("<dt>Kinds stored</dt><dd>3</dd>"), "{shown}");
 }
 
-/// An event of each age: of today, of half a year ago, of years ago, and of a time to come.
+/// An event of each age: today, half a year ago, years ago, and in the future.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_plot_shows_all_events_or_those_of_the_time_that_is_asked_for() {
     let relay = with_page().await;

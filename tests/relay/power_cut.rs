@@ -1,5 +1,5 @@
-//! Power cuts at random moments of publishing, with and without a disk that fails once, through the
-//! real binary: what was acknowledged is in the files that are left, and these are sound.
+//! Power cuts at random times of publishing, with and without a disk that fails once, with the real
+//! binary: acknowledged events are in the remaining files, and these are sound.
 
 use super::kills::number;
 use crate::support::power_cut::{FailingSync, Record, Replay, record};
@@ -16,41 +16,41 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// One run of the relay is cut at so many moments.
+/// Power cuts in one run of the relay.
 const CUTS_A_RUN: usize = 10;
 const CLIENTS: usize = 2;
-/// How many events each client publishes, and how many of them at a time.
+/// Events that each client publishes, and the number of them in flight.
 const EVENTS: usize = 150;
 const GROUP: usize = 5;
-/// As many as the log holds before it is moved for the first time.
+/// Events that the log holds before it is moved for the first time.
 const BEFORE_READER: usize = 15;
-/// What an event is published again after, where the disk has failed.
+/// Pause before an event is published again after a failure of the disk.
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 const TRIES: usize = 200;
-/// More than a pipe holds: `export` waits in the middle.
+/// More than a pipe can hold: `export` blocks in the middle.
 const FEW_EVENTS: usize = 400;
 
-/// What happens to a relay while clients publish.
+/// The faults of a relay while clients publish.
 #[derive(Clone, Copy)]
 struct Mode {
     name: &'static str,
-    /// The events that the store begins with.
+    /// Initial number of events in the store.
     begins_with: usize,
     fails: Option<Failure>,
 }
 
-/// A flush fails, and what comes then.
+/// The flush that fails, and the following steps.
 #[derive(Clone, Copy, PartialEq)]
 enum Failure {
-    /// Of the log; the clients publish on.
+    /// The log's; the clients continue to publish.
     Log,
-    /// Of the log; a reader begins, and keeps the log from being begun anew.
+    /// The log's; a reader begins, and keeps the log from being restarted.
     LogThenReader,
-    /// Of the log; the relay is killed and started again.
+    /// The log's; the relay is killed and started again.
     LogThenKill,
-    /// Of the log; the relay is told to stop, and started again.
+    /// The log's; the relay is stopped and started again.
     LogThenStop,
-    /// Of the store's file, after a reader that kept a part of the log from being moved.
+    /// The store file's, after a reader that kept a part of the log from being moved.
     StoreAfterReader,
 }
 
@@ -67,15 +67,15 @@ impl Mode {
     }
 }
 
-/// What was acknowledged, each with the length of the record at that time.
+/// Acknowledged events, each with the length of the record at that time.
 type Acknowledged = Vec<(usize, String)>;
 
-/// A relay whose writes are recorded, and what its clients have seen.
+/// A relay whose writes are recorded, and the observations of its clients.
 struct Stage {
     mode: Mode,
     folder: tempfile::TempDir,
     acknowledged: Mutex<Acknowledged>,
-    /// Whoever comes first sees to what follows upon the failure.
+    /// The first client performs the steps after the failure.
     failed: tokio::sync::Mutex<bool>,
     reader: Mutex<Option<IdleExport>>,
 }
@@ -83,7 +83,7 @@ struct Stage {
 impl Stage {
     fn new(mode: Mode, prepared: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // As the program sees it: without links.
+        // Through a path without links, as the program sees it.
         std::fs::copy(prepared, folder.path().join("events.sqlite")).unwrap();
         let (acknowledged, failed) = (Mutex::default(), tokio::sync::Mutex::new(false));
         Self { mode, folder, acknowledged, failed, reader: Mutex::default() }
@@ -109,8 +109,8 @@ impl Stage {
         RelayProcess::start_by(command, &self.store(), &["--config", config.to_str().unwrap()])
     }
 
-    /// Publishes, and publishes again what was answered with an error, until all is acknowledged or
-    /// an error is what the mode waits for.
+    /// Publishes, and repeats events answered with an error, until all are acknowledged or the
+    /// expected error occurs.
     async fn publish(&self, client: &mut Client, events: &[Value]) {
         for group in events.chunks(GROUP) {
             let mut left = group.to_vec();
@@ -134,7 +134,7 @@ impl Stage {
         }
     }
 
-    /// Returns whether the clients are to publish nothing more.
+    /// Returns whether the clients should stop publishing.
     async fn see_to_failure(&self) -> bool {
         let mut failed = self.failed.lock().await;
         let is_first = !std::mem::replace(&mut *failed, true);
@@ -172,7 +172,7 @@ impl Stage {
             self.publish_from_all(&relay, rng, 0, BEFORE_READER).await;
             *self.reader.lock().unwrap() = Some(IdleExport::begin(&self.store()));
             self.publish_from_all(&relay, rng, 1, EVENTS).await;
-            // The reader lets go: what is left of the log can be moved, and the flush after it fails.
+            // The reader ends: the rest of the log can be moved, and the flush after that fails.
             drop(self.reader.lock().unwrap().take());
             self.publish_from_all(&relay, rng, 2, EVENTS).await;
         }
@@ -188,8 +188,8 @@ impl Stage {
         self.publish_from_all(&relay, rng, 4, EVENTS).await;
     }
 
-    /// Cuts the power at moments of the record, half of them after the failure where there was one;
-    /// returns in which of the cuts something was wrong.
+    /// Cuts the power at random points of the record, half of them after the failure, if there was
+    /// one. Returns the failed cuts.
     fn cut(&self, prepared: &Path, cuts: usize, rng: &mut StdRng) -> Vec<String> {
         let record = Record::read(&self.record());
         assert_eq!(record.failed_at().is_some(), self.mode.fails.is_some(), "{}", self.mode.name);
@@ -213,7 +213,7 @@ impl Stage {
     }
 }
 
-/// `negsync export` that nobody reads from: a read transaction that does not end.
+/// `negsync export` without a reader: a read transaction that does not end.
 struct IdleExport(Child);
 
 impl IdleExport {
@@ -263,7 +263,7 @@ fn what_is_wrong<'a>(store: &Path, mut must: impl Iterator<Item = &'a str>) -> O
     (lost > 0).then(|| format!("{lost} of {} acknowledged events are lost", must.len()))
 }
 
-/// A store with so many events, closed in order.
+/// A store with `count` events, closed in order.
 fn prepare(folder: &Path, count: usize) -> PathBuf {
     let (file, store) = (folder.join(format!("{count}.jsonl")), folder.join(count.to_string()));
     let author = Author::new(9);
@@ -306,7 +306,7 @@ async fn hold(modes: &[Mode], cuts: usize) {
     assert!(all_wrong.is_empty(), "{}", all_wrong.join("\n"));
 }
 
-/// `NEGSYNC_POWER_CUTS` says how many cuts each; scripts/power-cut has sixty made.
+/// `NEGSYNC_POWER_CUTS` sets the number of cuts for each; scripts/power-cut runs sixty.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_power_cuts() {
     const MODES: [Mode; 6] = [
@@ -320,7 +320,7 @@ async fn what_was_acknowledged_survives_power_cuts() {
     hold(&MODES, number("NEGSYNC_POWER_CUTS", 4)).await;
 }
 
-/// As above, on a store of `NEGSYNC_EVENTS` events.
+/// The same on a store of `NEGSYNC_EVENTS` events.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_power_cuts_over_a_large_store() {
     let events = number("NEGSYNC_EVENTS", 3_000);

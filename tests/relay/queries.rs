@@ -1,5 +1,4 @@
-//! Queries that would take long: they end at their deadline, nobody else waits for them, and they
-//! end with the relay.
+//! Long queries: they end at their deadline, delay no other client, and end with the relay.
 
 use crate::support::client::Client;
 use crate::support::{Author, TestRelay, engine, events};
@@ -9,14 +8,14 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 const EVENTS: u64 = 4_000;
-/// Values of a filter's long list.
+/// Number of values in a filter's long list.
 const VALUES: u64 = 2_000;
-/// Filters of one message.
+/// Number of filters in a message.
 const FILTERS: u64 = 32;
-/// Tags that no filter can name. All of an event's tags are read to find the ones that a filter asks for.
+/// Tags that no filter can name. All tags of an event are parsed to find those that a filter names.
 const OTHER_TAGS: usize = 500;
 
-/// Made-up events, of which every other one has the same `t` tag; each has an `e` tag of its own.
+/// Generated events; every second one has the same `t` tag, and each has an `e` tag of its own.
 fn fill(path: &Path) {
     let store = Store::open(path, StoreOptions::default(), Box::new(|_| {})).unwrap();
     let event = |number: u64| {
@@ -43,8 +42,8 @@ async fn relay(change: impl FnOnce(&mut Config)) -> TestRelay {
     .await
 }
 
-/// Filters that nothing stored matches, though both of their lists have many events: each of half of
-/// all events has to be looked at, for each filter anew.
+/// Filters without matches, although both of their lists have many events: each filter has to check
+/// half of all events.
 fn costly() -> Vec<Value> {
     let filter = |part: u64| {
         let evens: Vec<String> =
@@ -75,14 +74,15 @@ async fn a_query_ends_at_its_deadline_and_is_told_so() {
     assert_eq!(answer, json!(["CLOSED", "c", timeout]));
     let answer = client.ask(&json!(["NEG-OPEN", "n", filters, "6100000200"])).await;
     assert_eq!(answer, json!(["NEG-ERR", "n", timeout]));
-    // The subscription has ended: what matches it does not come.
+    // The subscription has ended: a matching event is not sent.
     let matching = Author::new(1).event(1, events::EPOCH, json!([["t", "1"], ["e", "64"]]), "");
     client.store(&matching).await;
     client.fence().await;
     assert_eq!(client.query(&[json!({ "limit": 1, "kinds": [1] })]).await.len(), 1);
 }
 
-/// Six clients at two addresses held all that reads the store, and a signal did not end the relay.
+/// Six clients at two addresses occupied all readers of the store, and a signal did not end the
+/// relay.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_waits_for_the_costly_queries_of_others_and_a_stop_ends_them() {
     if engine::is_left_out("what costs SQLite much and PostgreSQL little") {
@@ -103,7 +103,7 @@ async fn nobody_waits_for_the_costly_queries_of_others_and_a_stop_ends_them() {
         assert_eq!(client.count(&[tagged]).await, 1);
     }
     relay.relay.stop().await;
-    // None of them was done before.
+    // None of them was complete before.
     for mut stranger in strangers {
         let answer = stranger.next("the answer to a costly REQ").await;
         assert_eq!(answer, json!(["CLOSED", "r", "error: query timeout"]));

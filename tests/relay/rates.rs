@@ -1,4 +1,4 @@
-//! How often an address may ask, and what it is told when it asks too often.
+//! Rate limits by address, and the answers above the limit.
 
 use crate::support::client::{Client, PATIENCE};
 use crate::support::negentropy_client::EMPTY_SET;
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-/// Sends until it is refused, and returns the refusal. What it sends is taken once a second.
+/// Sends until a message is refused, and returns the refusal. One message per second is accepted.
 async fn until_refused(client: &mut Client, message: impl Fn(usize) -> Value) -> (usize, Value) {
     for number in 0..100 {
         let answer = client.ask(&message(number)).await;
@@ -58,7 +58,7 @@ async fn each_verb_has_a_rate_that_is_the_addresses_own() {
     let (_, answer) = until_refused(&mut hasty, |_| json!(["NEG-MSG", "n0", EMPTY_SET])).await;
     assert_eq!((&answer[0], &answer[1]), (&json!("NEG-ERR"), &json!("n0")));
 
-    // Coming again changes nothing for it, and others have their own.
+    // Reconnecting does not help, and other addresses have their own limits.
     drop(hasty);
     let mut hasty = client("192.0.2.1").await;
     assert!(until_refused(&mut hasty, event).await.0 < 3);
@@ -67,8 +67,7 @@ async fn each_verb_has_a_rate_that_is_the_addresses_own() {
     assert_eq!(other.ask(&json!(["REQ", "r", { "limit": 0 }])).await, json!(["EOSE", "r"]));
 }
 
-/// Frames that are refused to nobody cost their address something all the same: beyond its rate it
-/// is read more slowly.
+/// Frames that are never refused count towards the rate too: above it, they are read more slowly.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_refused_is_read_at_a_rate() {
     let relay = TestRelay::start_with(|config| {
@@ -104,8 +103,7 @@ async fn what_is_not_refused_is_read_at_a_rate() {
     }
 }
 
-/// Requests without a WebSocket cost their address something too, each on a connection of its own or
-/// one behind the other.
+/// HTTP requests count towards the rate too, on separate connections or on one.
 #[tokio::test(flavor = "multi_thread")]
 async fn http_requests_are_answered_at_a_rate() {
     let relay = TestRelay::start_with(|config| {

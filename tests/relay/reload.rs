@@ -43,7 +43,7 @@ async fn on_sighup_limits_change_and_a_bad_file_changes_nothing() {
     let line = relay.logged("only a restart");
     assert!(line.contains("store.readers"), "{line}");
     assert_eq!(client.ask(&json!(["REQ", "b", {}])).await, json!(["EOSE", "b"]));
-    // Where it listens and what it serves is on the command line, and stays.
+    // Its address and its store are set on the command line, and stay.
     relay.client().await.fence().await;
 }
 
@@ -62,8 +62,8 @@ async fn a_relay_of_the_library_reloads_too() {
     assert_eq!(client.ask(&json!(["REQ", "b", {}])).await, json!(["EOSE", "b"]));
 }
 
-/// The configuration as a table in which `key`, such as `limits.filters`, has another value that is
-/// allowed. What a text or list may be is tried out.
+/// The configuration as a table in which `key`, such as `limits.filters`, has another valid value.
+/// Values for texts and lists are found by trying.
 fn with_another_value(config: &Table, key: &str, folder: &Path) -> Table {
     let (section, key) = key.split_once('.').unwrap_or(("", key));
     let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
@@ -110,7 +110,7 @@ fn with_another_value(config: &Table, key: &str, folder: &Path) -> Table {
         let keys = config[section].as_table_mut().unwrap();
         keys.insert(key.to_owned(), candidate.clone());
         if (section, key) == ("store", "url") {
-            // A store is either of the two.
+            // A store has one of the two.
             keys.remove("path");
         }
         (candidate != *value && config.clone().try_into::<Config>().is_ok()).then_some(config)
@@ -118,7 +118,7 @@ fn with_another_value(config: &Table, key: &str, folder: &Path) -> Table {
     changed.unwrap_or_else(|| panic!("no other value is allowed for {section}.{key}"))
 }
 
-/// Files that keys name.
+/// The files that keys name.
 fn files(folder: &Path) {
     write_secret(&folder.join("key"), &"01".repeat(32));
     let made = Command::new("openssl")
@@ -134,7 +134,7 @@ fn table(config: &Config) -> Table {
     Table::try_from(config).unwrap()
 }
 
-/// Of every key there is: the log of the program says whether its new value is in force.
+/// For every key: the log says whether its new value is in effect.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_sighup_every_key_changes_or_is_said_to_need_a_restart() {
     let directory = tempfile::tempdir().unwrap();
@@ -168,12 +168,12 @@ async fn on_sighup_every_key_changes_or_is_said_to_need_a_restart() {
             warned += 1;
         }
     }
-    // One of the keys asks clients who they are.
+    // One of the keys requires authentication.
     let answer = relay.client().await.ask(&json!(["REQ", "a", {}])).await;
     assert!(answer[2].as_str().unwrap().starts_with("auth-required: "), "{answer}");
 }
 
-/// Relay and syncs read one configuration.
+/// The relay and the syncs use one configuration.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_key_that_a_reload_changes_is_in_force_for_the_relay_and_its_syncs() {
     let directory = tempfile::tempdir().unwrap();
@@ -203,7 +203,7 @@ async fn every_key_that_a_reload_changes_is_in_force_for_the_relay_and_its_syncs
 const BLOCKS: &str = r#"while IFS= read -r line; do id=${line#*'"id":"'}; id=${id%%'"'*}
 echo "{\"id\":\"$id\",\"action\":\"reject\",\"msg\":\"blocked: all\"}"; done"#;
 
-/// What decides about events holds for clients and peers alike, from the reload on.
+/// Limits and the write policy apply to clients and peers from the reload on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reloaded_limit_or_write_policy_holds_for_clients_and_peers() {
     let (ours, theirs) = (TestRelay::start().await, TestRelay::start().await);

@@ -4,7 +4,7 @@ use crate::support::negentropy_client::neg_ids;
 use crate::support::{Author, Client, TestRelay, events, model};
 use serde_json::{Value, json};
 
-/// What REQ, COUNT and NEG say is there is the one event.
+/// Checks by REQ, COUNT and NEG that exactly this event is stored.
 async fn expect_only(client: &mut Client, filter: &Value, event: &Value) {
     let filters = std::slice::from_ref(filter);
     assert_eq!(client.query(filters).await, std::slice::from_ref(event));
@@ -31,7 +31,7 @@ async fn only_the_newest_version_is_kept_whatever_comes_first() {
         client.store(&middle).await;
         client.store(&new).await;
         expect_only(&mut client, &filter, &new).await;
-        // What is older than what is stored is refused, in the words that clients know.
+        // An event older than the stored one is refused, with the text that clients know.
         for event in [&old, &middle] {
             let (accepted, text) = client.publish(event).await;
             assert_eq!((accepted, text.as_str()), (false, "replaced: have newer event"));
@@ -78,13 +78,13 @@ async fn author_kind_and_d_keep_events_apart() {
         one.event(30_000, at + 3, json!([["d", ""]]), ""),
         one.event(30_001, at, json!([["d", "x"]]), ""),
         two.event(30_000, at, json!([["d", "x"]]), ""),
-        // Regular kinds replace nothing.
+        // Regular kinds do not replace events.
         one.event(1, at, json!([["d", "x"]]), "a"),
         one.event(1, at, json!([["d", "x"]]), "b"),
     ];
     client.publish_all(&apart).await;
     assert_eq!(model::ids(&client.query(&[json!({})]).await), model::ids(&apart));
-    // Only the first d tag counts, and none means an empty one.
+    // Only the first d tag counts, and a missing one means an empty one.
     let first = one.event(30_000, at + 5, json!([["d", "x"], ["d", "y"]]), "");
     let none = one.event(30_000, at + 6, json!([["t", "x"]]), "");
     client.store(&first).await;

@@ -1,5 +1,5 @@
-//! What relay-tester, a public program that tries relays, calls required: each of its checks in a
-//! line or two, on a relay as it is configured where nothing is said.
+//! The checks that relay-tester, a public program for testing relays, calls required: each in a
+//! line or two, on a relay with the default configuration.
 
 use crate::support::client::PATIENCE;
 use crate::support::events::unix_now;
@@ -12,7 +12,7 @@ const WEEK_S: u64 = 7 * 86_400;
 async fn refused(client: &mut Client, event: &Value) -> String {
     let (accepted, text) = client.publish(event).await;
     assert!(!accepted, "{event} was taken: {text}");
-    // NIP-01, OK: a prefix of one word, then words for people.
+    // NIP-01, OK: a one-word prefix, then text for people.
     let (prefix, words) = text.split_once(": ").unwrap_or_else(|| panic!("{text:?}"));
     assert!(!prefix.contains(' ') && !words.is_empty(), "{text:?}");
     prefix.to_owned()
@@ -43,7 +43,7 @@ async fn events_are_verified_and_taken_as_they_are_written() {
         client.store(&event).await;
         assert_eq!(client.query(&[json!({ "ids": [id_of(&event)] })]).await, [event]);
     }
-    // A follow list as long as those of people who follow many.
+    // A follow list as long as the longest ones in use.
     let keys: Vec<Value> =
         (0..3_700).map(|n| json!(["p", format!("{n:064x}"), "wss://r"])).collect();
     client.store(&author.event(3, now, Value::Array(keys), "")).await;
@@ -85,7 +85,8 @@ async fn what_matches_is_found_newest_first() {
     assert_eq!(client.query(&[json!({ "authors": own, "limit": 0 })]).await, Vec::<Value>::new());
 }
 
-/// A subscription stays after its EOSE, though nothing new can match it, and brings what is new.
+/// A subscription stays open after its EOSE, although no stored event can match it, and gets new
+/// events.
 #[tokio::test(flavor = "multi_thread")]
 async fn subscriptions_stay_open_and_bring_what_is_new() {
     let relay = TestRelay::start().await;

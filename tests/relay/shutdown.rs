@@ -1,4 +1,4 @@
-//! How the relay ends, and what is there afterwards: through the real binary.
+//! The end of the relay, and the state afterwards, with the real binary.
 
 use crate::support::process::RelayProcess;
 use crate::support::{TestRelay, events, model};
@@ -19,8 +19,7 @@ async fn on_a_signal_sockets_close_with_1001_the_exit_is_0_and_acknowledged_even
         for event in &sent {
             client.send(&json!(["EVENT", event])).await;
         }
-        // The signal comes while events are on their way; what was answered before the close
-        // frame counts.
+        // The signal comes while events are in flight; answers before the close frame count.
         let mut answered = Vec::new();
         answered.push(client.next("the first OK").await);
         relay.signal(signal);
@@ -58,7 +57,7 @@ async fn on_a_signal_sockets_close_with_1001_the_exit_is_0_and_acknowledged_even
     }
 }
 
-/// What it leaves is one file, which can be copied.
+/// It leaves a single file, which can be copied.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_has_stopped_leaves_no_log_of_sqlite_behind() {
     let directory = tempfile::tempdir().unwrap();
@@ -96,8 +95,8 @@ async fn what_was_acknowledged_survives_kill_9() {
     assert_eq!(client.count(&[json!({})]).await, kept.len() as u64);
 }
 
-/// A child process that somebody starts holds a copy of every open file for a moment, the store's
-/// lock among them: a relay started right after `stop` was now and then refused the store.
+/// A child process being started holds a copy of every open file for a moment, including the
+/// store's lock: a relay started directly after `stop` was occasionally refused the store.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_is_free_as_soon_as_its_relay_has_stopped() {
     let stop = Arc::new(AtomicBool::new(false));

@@ -1,4 +1,4 @@
-//! Clients that do not read: they wait for themselves, and nobody else waits for them.
+//! Clients that do not read: they delay only themselves.
 
 use crate::support::client::PATIENCE;
 use crate::support::http::http;
@@ -12,14 +12,14 @@ fn trusted(event: &Value) -> VerifiedEvent {
     Event::parse(&event.to_string()).unwrap().trust()
 }
 
-/// More than the sockets between the relay and its clients hold.
+/// More than the sockets between the relay and its clients can hold.
 fn fill(relay: &TestRelay) -> usize {
     let (author, long) = (Author::new(1), "x".repeat(100_000));
     let notes = (0..300).map(|second| trusted(&author.note(events::EPOCH + second, &long)));
     relay.relay.index().store().publish(notes.collect()).unwrap().len()
 }
 
-/// A REQ held a blocking thread for as long as its client took; there are a few hundred of them,
+/// A REQ occupied a blocking thread as long as its client took. There are a few hundred threads,
 /// and every REQ, COUNT and NEG-OPEN needs one.
 #[test]
 fn clients_that_do_not_read_take_no_thread_from_others() {
@@ -35,7 +35,7 @@ fn clients_that_do_not_read_take_no_thread_from_others() {
         for _ in 0..3 {
             let mut client = relay.client().await;
             client.send(&json!(["REQ", "all", {}])).await;
-            // The answer has begun; its rest finds no place.
+            // The answer has begun; the rest has no room.
             client.next("the first event").await;
             slow.push(client);
         }
@@ -43,7 +43,7 @@ fn clients_that_do_not_read_take_no_thread_from_others() {
         assert_eq!(other.count(&[json!({})]).await, stored as u64);
         assert_eq!(other.query(&[json!({ "limit": 3 })]).await.len(), 3);
         neg_msg(&other.ask(&json!(["NEG-OPEN", "n", {}, EMPTY_SET])).await, "n");
-        // Who reads at last gets everything.
+        // A client that finally reads gets everything.
         for mut client in slow {
             for _ in 1..stored {
                 assert_eq!(client.next("an event").await[0], "EVENT");
@@ -53,7 +53,7 @@ fn clients_that_do_not_read_take_no_thread_from_others() {
     });
 }
 
-/// Each may have 4 MB that wait; all of them together have a quarter of a megabyte, and a chunk each.
+/// Each may have 4 MB waiting; all together have a quarter of a megabyte, plus a chunk each.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_clients_that_do_not_read_hold_no_more_than_a_sum() {
     const CLIENTS: usize = 8;
@@ -71,7 +71,7 @@ async fn many_clients_that_do_not_read_hold_no_more_than_a_sum() {
         client.next("the first event").await;
         slow.push(client);
     }
-    // Who reads gets everything meanwhile.
+    // A reading client gets everything meanwhile.
     let mut other = relay.client().await;
     assert_eq!(other.query(&[json!({})]).await.len(), stored);
     let metrics = http(relay.relay.address(), "GET", "/metrics", &[]).await;
@@ -87,7 +87,7 @@ async fn many_clients_that_do_not_read_hold_no_more_than_a_sum() {
     }
 }
 
-/// Notes that differ in their ids alone.
+/// Notes that differ only in their ids.
 fn numbered(numbers: Range<u64>) -> Vec<VerifiedEvent> {
     let mut note = Author::new(1).note(events::EPOCH, "x");
     let notes = numbers.map(|number| {
@@ -97,8 +97,8 @@ fn numbered(numbers: Range<u64>) -> Vec<VerifiedEvent> {
     notes.collect()
 }
 
-/// A client without a subscription misses nothing when commits go by: a sync over a slow line was
-/// cut off as soon as others had made a thousand commits during one of its messages.
+/// A client without subscriptions misses no commits: a sync over a slow connection was closed after
+/// a thousand commits of others during one of its messages.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_without_subscriptions_cannot_fall_behind() {
     const COMMITS: u64 = 1_100;
@@ -106,7 +106,7 @@ async fn a_client_without_subscriptions_cannot_fall_behind() {
         TestRelay::start_with(|config| config.store.synchronous = Synchronous::Normal).await;
     let mut client = relay.client().await;
     let id = "x".repeat(60);
-    // Answers that fill the sockets, so that the relay cannot send on. Each holds all ids.
+    // Answers that fill the sockets, so that the relay cannot send more. Each contains all ids.
     let store = relay.relay.index().store().clone();
     store.publish(numbered(0..15_000)).unwrap();
     const SESSIONS: usize = 16;

@@ -1,4 +1,4 @@
-//! The store's rules together: whatever order events come in, the same are left.
+//! The rules of the store together: the same events are left for any order of arrival.
 
 use crate::support::negentropy_client::neg_ids;
 use crate::support::{TestRelay, corpora, events, model};
@@ -14,14 +14,14 @@ async fn the_same_events_are_left_in_whatever_order_they_come() {
         for seed in 0..4 {
             let mut shuffled = corpus.events.clone();
             shuffled.shuffle(&mut StdRng::seed_from_u64(seed));
-            // All that is stored is to be seen.
+            // All stored events must be visible.
             let relay = TestRelay::start_with(|config| config.auth.private_kinds.clear()).await;
             let mut client = relay.client().await;
             client.publish_all(&shuffled).await;
             let context = format!("{}, order {seed}", corpus.name);
             assert_eq!(neg_ids(&mut client, &json!({})).await, kept, "{context}");
             assert_eq!(model::ids(&client.query(&[json!({})]).await), kept, "{context}");
-            // All of them once more change nothing.
+            // Sending all of them again changes nothing.
             client.publish_all(&shuffled).await;
             assert_eq!(neg_ids(&mut client, &json!({})).await, kept, "{context}, again");
         }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use tokio_tungstenite::tungstenite::Message;
 
-/// Filters over what `events` hold, most of which match something.
+/// Random filters over `events`, most of which match some.
 pub fn random_filter(rng: &mut StdRng, events: &[Value]) -> Value {
     let mut filter = json!({});
     let some = |rng: &mut StdRng, field: &str| -> Vec<Value> {
@@ -28,7 +28,7 @@ pub fn random_filter(rng: &mut StdRng, events: &[Value]) -> Value {
         filter["ids"] = json!(some(rng, "id"));
     }
     if rng.random_ratio(1, 3) {
-        // The tags of one event: two names have to match together now and then.
+        // The tags of one event: two names should sometimes match together.
         let event = &events[rng.random_range(0..events.len())];
         for tag in event["tags"].as_array().unwrap().iter().take(rng.random_range(1..3)) {
             if let (Some(name @ ("e" | "p" | "t" | "d" | "r" | "k" | "a")), true) =
@@ -58,7 +58,7 @@ async fn random_filters_are_answered_as_computed_naively() {
         let mut client = relay.client().await;
         client.publish_all(&corpus.events).await;
         let stored = model::public(&model::kept(&corpus.events, events::unix_now()));
-        // A filter of private kinds alone is refused, whatever is stored.
+        // A filter of private kinds only is refused, whatever is stored.
         let shown = model::public(&corpus.events);
         let seed = 31;
         let mut rng = StdRng::seed_from_u64(seed);
@@ -87,7 +87,7 @@ async fn each_filter_has_its_own_limit() {
     let expected: Vec<Value> =
         likes.iter().rev().take(3).chain(notes.iter().rev().take(2)).cloned().collect();
     assert_eq!(client.query(&filters).await, expected);
-    // An event that two filters select comes once.
+    // An event that two filters match comes once.
     let overlapping = [json!({ "kinds": [7], "limit": 1 }), json!({ "limit": 2 })];
     assert_eq!(client.query(&overlapping).await, expected[..2]);
 }
@@ -105,7 +105,7 @@ async fn live_events_come_once_a_subscription_and_only_where_they_match() {
     let author = Author::new(1);
     subscribe(&mut client, "notes", json!({ "kinds": [1] })).await;
     subscribe(&mut client, "likes", json!({ "kinds": [7] })).await;
-    // A limit counts stored events alone; live ones come all the same.
+    // A limit applies to stored events only; live ones come nevertheless.
     subscribe(&mut client, "none", json!({ "limit": 0, "kinds": [6] })).await;
     let note = author.note(events::EPOCH, "n");
     publisher.store(&note).await;
@@ -118,7 +118,7 @@ async fn live_events_come_once_a_subscription_and_only_where_they_match() {
     let repost = author.event(6, events::EPOCH, json!([]), "");
     publisher.store(&repost).await;
     client.expect(json!(["EVENT", "none", repost])).await;
-    // A REQ of a live id takes its place.
+    // A REQ with an open id replaces that subscription.
     client.send(&json!(["REQ", "notes", { "kinds": [7] }])).await;
     client.expect(json!(["EVENT", "notes", like])).await;
     client.expect(json!(["EOSE", "notes"])).await;
@@ -134,11 +134,11 @@ async fn live_events_come_once_a_subscription_and_only_where_they_match() {
     client.fence().await;
 }
 
-/// Subscriptions begun in the midst of a stream of events get each of them once, stored or live.
-/// A commit that REQ had read and that was still on its way to subscriptions came twice.
+/// Subscriptions opened during a stream of events get each event once, as a stored or a live one.
+/// An event came twice if the REQ read its commit before that was dispatched.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_event_is_lost_or_doubled_between_stored_and_live() {
-    // The commit has to fall into a short moment: most rounds meet it somewhere.
+    // The commit must fall into a short interval: most rounds hit it at least once.
     for _ in 0..4 {
         subscribe_amid_a_stream().await;
     }
@@ -205,7 +205,7 @@ async fn close_of_an_unknown_id_is_silent_and_a_ping_is_answered() {
     assert!(matches!(client.next_frame("a close frame").await, Some(Message::Close(_))));
 }
 
-/// Each commit woke every connection: 12.8 ms of CPU an event beside 4,000 idle ones.
+/// Each commit woke every connection: 12.8 ms of CPU time for an event beside 4,000 idle ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_wakes_only_the_connections_that_it_matches() {
     let relay = TestRelay::start().await;
@@ -250,7 +250,8 @@ async fn an_event_wakes_only_the_connections_that_it_matches() {
     }
 }
 
-/// NIP-67: `finish` where the naive answer without limits is what was sent, `more` only where it is not.
+/// NIP-67: `finish` if all matching events were sent, by the naive answer without limits; `more`
+/// only if not.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_eose_says_whether_a_limit_left_events_out() {
     let seed = 40;
@@ -287,7 +288,7 @@ async fn an_eose_says_whether_a_limit_left_events_out() {
     for hint in ["finish", "more"] {
         assert!(seen[&Some(hint.to_owned())] > 50, "{seen:?}");
     }
-    // Of a limit of 0 nothing is known, and an empty list matches nothing.
+    // For a limit of 0 it is unknown, and an empty list matches nothing.
     for (filter, hints) in [(json!({ "limit": 0 }), vec![]), (json!({ "ids": [] }), vec!["finish"])]
     {
         assert_eq!(client.query(&[filter]).await, Vec::<Value>::new());
@@ -295,7 +296,7 @@ async fn an_eose_says_whether_a_limit_left_events_out() {
     }
 }
 
-/// NIP-01: CLOSED ends a subscription. It was said, and events still came.
+/// NIP-01: CLOSED ends a subscription. It was sent, but events still came.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_req_ends_the_subscription_of_its_id() {
     let relay = TestRelay::start_with(|config| {
@@ -319,7 +320,7 @@ async fn a_refused_req_ends_the_subscription_of_its_id() {
         let answer = client.ask(request).await;
         assert_eq!((&answer[0], &answer[1]), (&json!("CLOSED"), &json!("s")), "{request}");
         publisher.store(&author.note(events::EPOCH + second as u64, "after CLOSED")).await;
-        // Its place is free, and nothing comes but this.
+        // Its slot is free, and nothing else comes.
         subscribe(&mut client, "t", json!({ "kinds": [7] })).await;
         client.send(&json!(["CLOSE", "t"])).await;
     }
@@ -331,7 +332,7 @@ async fn a_refused_req_ends_the_subscription_of_its_id() {
     client.expect(json!(["EVENT", "s", note])).await;
 }
 
-/// NIP-01: an id is at most 64 characters long, however many bytes these take.
+/// NIP-01: an id has at most 64 characters, whatever their number of bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn subscription_ids_are_counted_in_characters() {
     let relay = TestRelay::start().await;
@@ -356,7 +357,7 @@ async fn subscription_ids_are_counted_in_characters() {
     assert_eq!(client.ask(&json!(["REQ", 1, {}])).await[0], "NOTICE");
 }
 
-/// A client that has seen enough is not sent the rest.
+/// A client that has seen enough does not get the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn close_ends_the_stored_events_that_are_still_to_be_sent() {
     const EVENTS: usize = 300;
@@ -382,7 +383,7 @@ async fn close_ends_the_stored_events_that_are_still_to_be_sent() {
         received += 1;
     }
     assert!(received < EVENTS, "all {received} events came after CLOSE");
-    // The id is free, and nothing of the first subscription goes on.
+    // The id is free, and the first subscription does not continue.
     client.send(&json!(["REQ", "much", { "limit": 1 }])).await;
     assert_eq!(client.next("the newest").await[2]["created_at"], events::EPOCH + EVENTS as u64 - 1);
     client.expect(json!(["EOSE", "much"])).await;

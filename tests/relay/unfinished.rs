@@ -1,5 +1,5 @@
-//! Messages that a client begins and does not end: they have a deadline, and together no more
-//! memory than they are given.
+//! Messages that clients begin and do not complete: they have a deadline, and a bound on their
+//! memory.
 
 use crate::support::TestRelay;
 use crate::support::client::PATIENCE;
@@ -54,7 +54,7 @@ impl RawClient {
     }
 }
 
-/// A frame's head: masked, as a client's have to be, with a mask that changes nothing.
+/// A frame's head, masked with zeros.
 fn head(first: u8, length: usize) -> Vec<u8> {
     let mut head = vec![first, 0x80 | 127];
     head.extend((length as u64).to_be_bytes());
@@ -66,14 +66,14 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     [head(first, payload.len()), payload.to_vec()].concat()
 }
 
-/// A COUNT of so many bytes.
+/// A COUNT of this many bytes.
 fn long_count(id: &str, bytes: usize) -> Vec<u8> {
     let mut text = json!(["COUNT", id, { "limit": 0 }]).to_string();
     text.extend(std::iter::repeat_n(' ', bytes - text.len()));
     text.into_bytes()
 }
 
-/// 240 connections held 984 MB, for ever where they sent pings.
+/// 240 connections took 984 MB, without end if they sent pings.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_begun_has_to_end_in_time_whatever_else_is_sent() {
     let relay = TestRelay::start_with(|config| {
@@ -89,12 +89,12 @@ async fn a_message_that_is_begun_has_to_end_in_time_whatever_else_is_sent() {
     ];
     for (number, begin) in begun.iter().enumerate() {
         let mut client = RawClient::connect(&relay).await;
-        // Whole messages have no deadline.
+        // Complete messages have no deadline.
         client.write(&frame(LAST | TEXT, &long_count("whole", 100_000))).await;
         assert!(client.next_text().await.starts_with(r#"["COUNT","whole""#));
         client.write(begin).await;
         let pings = async {
-            // Control frames may stand between fragments.
+            // Control frames may come between fragments.
             let mut ping = tokio::time::interval(std::time::Duration::from_millis(100));
             loop {
                 ping.tick().await;
@@ -122,7 +122,7 @@ async fn a_message_that_is_begun_has_to_end_in_time_whatever_else_is_sent() {
     other.fence().await;
 }
 
-/// What has no room waits, alone or in fragments; what is short needs none.
+/// A message without room waits, whole or in fragments; a short one needs no room.
 #[tokio::test(flavor = "multi_thread")]
 async fn long_messages_of_an_address_wait_for_each_other() {
     let relay = TestRelay::start_with(|config| {
@@ -149,13 +149,13 @@ async fn long_messages_of_an_address_wait_for_each_other() {
         let bytes = [frame(LAST | TEXT, b"[]"), frame(LAST | TEXT, &long("waiting"))].concat();
         let parts = parts.concat();
         tokio::join!(waiting.write(&bytes), in_parts.write(&parts));
-        // What came before it is answered at once.
+        // Earlier messages are answered at once.
         let first = waiting.next_text().await;
         assert!(first.starts_with(r#"["NOTICE","invalid: an empty array"#), "{first}");
         tokio::join!(waiting.next_text(), in_parts.next_text())
     };
     let mut write_all = std::pin::pin!(write_all);
-    // Nothing comes of them for as long as others are answered many times over.
+    // They make no progress while other messages are answered many times.
     for _ in 0..200 {
         tokio::select! {
             biased;
@@ -170,7 +170,7 @@ async fn long_messages_of_an_address_wait_for_each_other() {
     assert!(joined.starts_with(r#"["COUNT","in parts""#), "{joined}");
 }
 
-/// Messages that follow each other without a pause are not taken for one that never ends.
+/// Consecutive messages without a pause do not count as one that never ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_messages_has_no_deadline() {
     let relay = TestRelay::start_with(|config| {
@@ -181,7 +181,7 @@ async fn a_stream_of_messages_has_no_deadline() {
     let message = frame(LAST | TEXT, &long_count("x", 20_000));
     let stream = message.repeat(10);
     let began = std::time::Instant::now();
-    // Each write ends in the midst of a message.
+    // Each write ends within a message.
     client.write(&stream[..1_000]).await;
     while began.elapsed().as_secs_f64() < 2.5 {
         client.write(&stream[1_000..]).await;

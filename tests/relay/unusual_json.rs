@@ -1,5 +1,5 @@
-//! JSON that is right and seldom seen: every text is read as the value that it stands for, and an
-//! event is one exactly where it is one for the `nostr` crate.
+//! Valid but unusual JSON: every text is parsed as the value it represents, and an event is valid
+//! exactly if it is for the `nostr` crate.
 
 use crate::support::negentropy_client::{EMPTY_SET, neg_msg};
 use crate::support::{Author, TestRelay, events, id_of};
@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-/// Text of characters that writers of JSON treat in different ways.
+/// Text with characters that JSON writers handle differently.
 fn text(rng: &mut StdRng) -> String {
     const ODD: &str = "\"\\/'<&\u{7f}\u{80}\u{9f}\u{a0}\u{ad}\u{2028}\u{2029}\u{feff}\u{fffd}\
         \u{d7ff}\u{e000}\u{ffff}\u{10ffff}\u{1f98a}\u{1f468}\u{200d}e\u{301}\u{e9}";
@@ -60,7 +60,7 @@ fn escaped(value: &Value) -> String {
     }
 }
 
-/// Ways to write the event, and ways to spoil it.
+/// Ways to write the event, and ways to make it invalid.
 fn forms(rng: &mut StdRng, event: &nostr::Event) -> Vec<(&'static str, String)> {
     let json = event.as_json();
     let value: Value = serde_json::from_str(&json).unwrap();
@@ -111,7 +111,7 @@ fn an_event_is_one_exactly_where_it_is_one_for_the_nostr_crate() {
     }
 }
 
-/// An array of the seven values in order was taken for the object that it is not.
+/// An array of the seven values in order was accepted as an object.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_an_object() {
     let relay = TestRelay::start().await;
@@ -125,7 +125,7 @@ async fn an_event_is_an_object() {
     assert_eq!(client.count(&[json!({})]).await, 0);
 }
 
-/// What no parser of JSON turns into text or numbers still stands beside an id that can be read.
+/// Text that no JSON parser can convert may come with a readable id.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_event_is_answered_under_its_id_even_when_the_rest_is_no_json_value() {
     let relay = TestRelay::start().await;
@@ -148,7 +148,7 @@ async fn a_bad_event_is_answered_under_its_id_even_when_the_rest_is_no_json_valu
     }
 }
 
-/// NUL is a character like others, in a tag that is looked for and in one that makes an address.
+/// NUL is an ordinary character, in a searched tag and in an address.
 #[tokio::test(flavor = "multi_thread")]
 async fn nul_is_a_character_like_others() {
     let relay = TestRelay::start().await;
@@ -175,7 +175,7 @@ async fn nul_is_a_character_like_others() {
     assert_eq!(client.count(&[json!({ "kinds": [30_023] })]).await, 0);
 }
 
-/// A payload is a JSON string: escapes in it stand for the digits that they name.
+/// A payload is a JSON string: escapes in it represent digits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payload_may_be_written_with_escapes() {
     let relay = TestRelay::start().await;

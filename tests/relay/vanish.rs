@@ -1,4 +1,5 @@
-//! Requests to vanish (NIP-62): all of a key goes, with the gift wraps sent to it, for good.
+//! Requests to vanish (NIP-62): all events of a key are removed permanently, with the gift wraps
+//! sent to it.
 
 use crate::support::{Author, Client, TestRelay, events, id_of, model};
 use negsync::config::PublicKeys;
@@ -17,7 +18,7 @@ fn request(author: &Author, at: u64, relay: &str) -> Value {
     author.event(62, at, json!([["relay", relay]]), "farewell")
 }
 
-/// The ids of all that is stored, private kinds included.
+/// The ids of all stored events, including private kinds.
 fn stored(relay: &TestRelay) -> BTreeSet<String> {
     let set = relay.relay.index().snapshot(&[Filter::default()], usize::MAX).unwrap();
     let mut ids = BTreeSet::new();
@@ -27,7 +28,7 @@ fn stored(relay: &TestRelay) -> BTreeSet<String> {
     ids
 }
 
-/// Events of five authors, some of whom ask to vanish. A deletion names what is older than itself.
+/// Events of five authors, some of whom request to vanish. A deletion names older events.
 fn some_events(rng: &mut StdRng, count: usize) -> Vec<Value> {
     let authors: Vec<Author> = (1..=5).map(Author::new).collect();
     let mut all: Vec<Value> = Vec::new();
@@ -75,13 +76,13 @@ async fn the_same_is_left_in_whatever_order_requests_and_events_come() {
             all.shuffle(&mut rng);
             relay.client().await.publish_all(&all).await;
             assert_eq!(stored(&relay), expected, "seed {seed}, round {round}");
-            // What has vanished stays away after a restart as well.
+            // Removed events stay away after a restart too.
             relay = relay.restart_with(|_| {}).await;
         }
     }
 }
 
-/// A stranger may send any `Host`, and a request to vanish from another relay is public.
+/// Any client may send any `Host`, and a request to vanish from another relay is public.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_configured_url_or_all_relays_names_this_relay() {
     let relay = TestRelay::start().await;
@@ -94,7 +95,7 @@ async fn only_the_configured_url_or_all_relays_names_this_relay() {
     let by_address = request(&author, AT + 8, &relay.url());
     client.store(&by_address).await;
     assert_eq!(stored(&relay), model::ids([&note, &elsewhere, &by_address]));
-    // A request is followed as soon as the relay is known to be the one that it names.
+    // A request is followed as soon as the relay has the URL that it names.
     let relay =
         relay.restart_with(|config| config.auth.relay_url = "wss://other.example/".into()).await;
     let all = model::ids([&elsewhere, &by_address]);
@@ -105,11 +106,11 @@ async fn only_the_configured_url_or_all_relays_names_this_relay() {
     }
     let mut client = relay.client().await;
     client.expect_blocked(&note).await;
-    // Import and sync hand their events to the store itself.
+    // An import and a sync give events to the store directly.
     let parsed = || vec![Event::parse(&note.to_string()).unwrap().trust()];
     let store = relay.relay.index().store().clone();
     assert_eq!(store.publish(parsed()).unwrap(), [Outcome::Vanished]);
-    // What comes later is welcome, and a request is not taken back.
+    // Later events are accepted, and a request cannot be withdrawn.
     let later = author.note(AT + 10, "later");
     client.store(&later).await;
     client.store(&author.deletion(AT + 11, json!([["e", id_of(&elsewhere)]]))).await;
@@ -133,7 +134,8 @@ async fn a_request_that_names_no_relay_is_refused() {
     assert_eq!(stored(&relay).len(), 1);
 }
 
-/// NIP-62: what has vanished must not come back; a request holds for good, NIP-40 or not.
+/// NIP-62: removed events must not come back; a request is permanent, even with an expiration
+/// (NIP-40).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_does_not_expire() {
     let relay = TestRelay::start().await;
@@ -165,14 +167,14 @@ async fn those_who_may_not_publish_may_vanish() {
     assert_eq!(stored(&relay), model::ids([&request]));
 }
 
-/// The OK says that all is gone, and others are answered meanwhile.
+/// The OK comes when everything is gone, and other clients are answered meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_events_vanish_a_part_at_a_time() {
     const EVENTS: u64 = 6_000;
     let relay = TestRelay::start().await;
     let author = Author::new(1);
     let template = author.note(AT, "n");
-    // Their signatures are of no matter.
+    // Their signatures are not checked.
     let events = (0..EVENTS)
         .map(|number| {
             let mut event = template.clone();
@@ -198,7 +200,7 @@ async fn many_events_vanish_a_part_at_a_time() {
     assert!((100..=1_000).contains(&largest), "a commit of {largest} steps");
 }
 
-/// A process that is killed in the middle goes on at its next start.
+/// A killed process continues at its next start.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_that_was_cut_off_goes_on() {
     let relay = TestRelay::start().await;

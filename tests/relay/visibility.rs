@@ -1,4 +1,4 @@
-//! Events of private kinds: REQ, COUNT, live and NEG show each client its own and nobody else's.
+//! Events of private kinds: REQ, COUNT, live events and NEG show each client exactly its own.
 
 use super::subscriptions::random_filter;
 use crate::support::negentropy_client::{neg_ids, reconcile};
@@ -18,7 +18,7 @@ fn authors() -> Vec<Author> {
     (1..=5).map(Author::new).collect()
 }
 
-/// Private and public events of five authors, most of them to others among them.
+/// Private and public events of five authors, most of them addressed to another one.
 fn some_events(rng: &mut StdRng, count: usize, kinds: &[u16]) -> Vec<Value> {
     let authors = authors();
     let any = |rng: &mut StdRng| rng.random_range(0..authors.len());
@@ -34,13 +34,13 @@ fn some_events(rng: &mut StdRng, count: usize, kinds: &[u16]) -> Vec<Value> {
         .collect()
 }
 
-/// A relay of which one author's key is a mirror's.
+/// A relay with one author's key as a mirror key.
 async fn relay_with_a_mirror() -> TestRelay {
     let key = faster_hex::hex_decode_array(authors()[4].key().as_bytes()).unwrap();
     TestRelay::start_with(|config| config.auth.mirror_keys = PublicKeys::from_iter([key])).await
 }
 
-/// What a client with these keys may see of the events.
+/// The events that a client with these keys may see.
 fn visible(events: &[Value], keys: &[String]) -> Vec<Value> {
     if keys.contains(&authors()[4].key()) {
         return events.to_vec();
@@ -48,7 +48,7 @@ fn visible(events: &[Value], keys: &[String]) -> Vec<Value> {
     model::visible(events, &PRIVATE, keys)
 }
 
-/// A client that has shown none, one or two of the authors' keys, and those keys.
+/// A client that has authenticated none, one or two of the authors' keys, and those keys.
 async fn random_viewer(rng: &mut StdRng, relay: &TestRelay) -> (Client, Vec<String>) {
     let mut client = relay.client().await;
     let mut authors = authors();
@@ -60,7 +60,7 @@ async fn random_viewer(rng: &mut StdRng, relay: &TestRelay) -> (Client, Vec<Stri
     (client, authors[..keys].iter().map(Author::key).collect())
 }
 
-/// Whether the answer must be a refusal: private kinds alone, and no key.
+/// Whether the answer must be a refusal: private kinds only, and no key.
 fn is_refused(filters: &[Value], keys: &[String]) -> bool {
     let is_private = |filter: &Value| {
         filter["kinds"].as_array().is_some_and(|kinds| {
@@ -109,7 +109,7 @@ async fn req_count_and_neg_show_what_the_naive_model_does() {
     assert!(answered > 200, "only {answered} were answered");
 }
 
-/// The ids of the events that come before a message.
+/// The ids of the events before the message `end`.
 async fn live_ids_until(client: &mut Client, end: Value) -> Vec<String> {
     let mut ids = Vec::new();
     loop {
@@ -141,7 +141,7 @@ async fn live_events_reach_those_who_may_see_them_and_no_others() {
         }
         let mut publisher = relay.client().await;
         publisher.publish_all(&all).await;
-        // Everybody hears of the last one live, and so after all others.
+        // All clients get the last one live, and so after all others.
         let last = Author::new(9).event(1, events::EPOCH, json!([]), "the last");
         let mut seen_by = Vec::new();
         for (client, ..) in &mut viewers {
@@ -162,8 +162,8 @@ async fn live_events_reach_those_who_may_see_them_and_no_others() {
     }
 }
 
-/// Private and public events come in while clients reconcile everything: no stranger's set has a
-/// private id, and each client's has those of its own that were there before.
+/// Private and public events are published while clients reconcile everything: a set for a client
+/// without keys has no private id, and each client's set has its own earlier ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn sets_taken_while_events_are_published_have_no_trace_of_others() {
     let seed = 620;
@@ -205,14 +205,14 @@ async fn sets_taken_while_events_are_published_have_no_trace_of_others() {
     }
 }
 
-/// That an event is known is told only to those who may know.
+/// Whether a private event is stored is revealed only to viewers that may see it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_alone_does_not_show_whether_a_private_event_is_stored() {
     let relay = TestRelay::start().await;
     let mut client = relay.client().await;
     let letter = Author::new(1).event(4, events::EPOCH, json!([["p", Author::new(2).key()]]), "x");
     client.store(&letter).await;
-    // Of a guess at what has this id and time, the signature is wrong.
+    // A guess at an event with this id and time has a wrong signature.
     let mut guess = letter.clone();
     guess["kind"] = json!(1);
     guess["tags"] = json!([]);

@@ -1,5 +1,5 @@
-//! Write-policy plugins: strfry's protocol, programs that die, hang and talk nonsense, and the same
-//! policy for what a sync brings. The plugins are shell scripts, as an operator would write them.
+//! Write-policy plugins: strfry's protocol, programs that die, hang and write invalid output, and
+//! the same policy for syncs. The plugins are shell scripts, like those of operators.
 
 use crate::support::client::{Client, PATIENCE};
 use crate::support::process::{RelayProcess, negsync};
@@ -32,7 +32,7 @@ while IFS= read -r line; do
 done
 "#;
 
-/// Holds its answers back until fifty events have come, and gives them in reverse order.
+/// Delays its answers until fifty events have come, and gives them in reverse order.
 const FIFTY_IN_REVERSE: &str = r#"
 answers=
 count=0
@@ -60,7 +60,7 @@ impl Plugin {
     fn write(&self, script: &str) {
         let seen = self.directory.path().join("seen");
         let text = format!("#!/bin/sh\nseen='{}'\n{script}", seen.display());
-        // Written beside and renamed: a file that is open for writing cannot be run.
+        // Written to another file and renamed: a file that is open for writing cannot be executed.
         let beside = self.directory.path().join("beside");
         std::fs::write(&beside, text).unwrap();
         std::fs::set_permissions(&beside, PermissionsExt::from_mode(0o755)).unwrap();
@@ -125,7 +125,7 @@ async fn each_event_is_put_to_the_program_and_what_it_says_is_done() {
         }
     }
     assert_eq!(model::ids(&client.query(&[json!({})]).await), model::ids(&stored));
-    // A known event is not put to it again, nor is one whose signature is wrong.
+    // It is not asked about known events and events with a wrong signature.
     let asked = plugin.seen().len();
     assert!(client.publish(&stored[0]).await.1.starts_with("duplicate:"));
     let mut forged = note("forged", 50);
@@ -145,7 +145,7 @@ async fn many_events_are_on_their_way_to_the_program_at_once_and_answers_may_com
     assert_eq!(client.count(&[json!({})]).await, 200);
 }
 
-/// Answers nothing until a file is there.
+/// Answers nothing until a file exists.
 const GATED: &str = r#"
 while [ ! -e "$seen.open" ]; do sleep 0.01; done
 while IFS= read -r line; do
@@ -156,7 +156,7 @@ while IFS= read -r line; do
 done
 "#;
 
-/// An address that brought hundreds of events kept all others waiting for the program.
+/// An address with hundreds of events delayed all others at the program.
 #[tokio::test(flavor = "multi_thread")]
 async fn addresses_take_turns_at_the_program() {
     const MANY: u64 = 500;
@@ -171,7 +171,7 @@ async fn addresses_take_turns_at_the_program() {
     for number in 0..MANY {
         busy.send(&json!(["EVENT", note("one of many", number)])).await;
     }
-    // All of them are with the program, or wait for it.
+    // All of them are in the program or waiting for it.
     busy.ask(&json!(["COUNT", "c", {}])).await;
     let mut other = Client::connect_for(&relay.url(), "192.0.2.2").await.unwrap();
     let single = note("the only one", MANY);
@@ -183,8 +183,8 @@ async fn addresses_take_turns_at_the_program() {
     assert!(asked < 100, "it was asked about after {asked} others");
 }
 
-/// Whatever ends or stalls the program: what it was asked meanwhile is not accepted, and it is
-/// started again.
+/// Whatever ends or stalls the program: pending events are not accepted, and the program is
+/// restarted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_dies_hangs_or_floods_is_started_again_and_nothing_is_accepted_meanwhile() {
     for fault in ["die", "hang", "long"] {
@@ -246,7 +246,7 @@ async fn a_script_that_was_changed_is_loaded_again() {
     client.store(&note("spam", 0)).await;
 }
 
-/// What a peer has and the policy does not want is remembered, and not asked for again.
+/// Events of a peer that the policy refuses are recorded, and not requested again.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_sync_brings_passes_the_same_policy() {
     let peer = TestRelay::start().await;
@@ -286,7 +286,7 @@ fn sync(store: &Path, config: &Path, url: &str) -> Value {
     serde_json::from_str(&ended.stdout).unwrap()
 }
 
-/// The built relay with the plugin as its write policy, and with these variables in its environment.
+/// The real relay with the plugin as its write policy, and with these environment variables.
 fn process(plugin: &Plugin, variables: &[(&str, &str)]) -> RelayProcess {
     let folder = plugin.directory.path();
     let config = folder.join("relay.toml");
@@ -316,7 +316,7 @@ async fn the_program_inherits_no_secrets() {
     }
 }
 
-/// Whatever the program writes to either output, the log gets a bounded part of it.
+/// The log gets a bounded part of the program's output on both streams.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_program_says_is_logged_at_a_bounded_rate() {
     let chatters = r#"

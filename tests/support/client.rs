@@ -1,5 +1,5 @@
-//! A raw WebSocket client: what it sends is what the test wrote, and what it waits for comes
-//! within [`PATIENCE`] or fails the test with what was expected.
+//! A raw WebSocket client: it sends exactly what the test wrote. An expected message must arrive
+//! within [`PATIENCE`]; otherwise the test fails with the expectation.
 
 use super::events::{Author, id_of, unix_now};
 use super::model;
@@ -13,11 +13,11 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// How many events are sent before their OKs are read.
+/// Events that are sent before their OKs are read.
 const PUBLISH_EVENTS: usize = 200;
 
 pub struct Client {
-    /// What the relay asks to be signed (NIP-42).
+    /// The relay's challenge (NIP-42).
     pub challenge: String,
     /// The hints of the last EOSE (NIP-67); `next` returns it without them.
     pub hints: Vec<String>,
@@ -31,7 +31,7 @@ impl Client {
         Self::connect_elsewhere(url).await.challenged().await
     }
 
-    /// Takes the challenge with which our relays begin (NIP-42).
+    /// Reads the challenge with which our relays begin (NIP-42).
     async fn challenged(mut self) -> Self {
         let message = self.next("the challenge of NIP-42").await;
         assert_eq!((&message[0], message.as_array().map(Vec::len)), (&json!("AUTH"), Some(2)));
@@ -39,7 +39,7 @@ impl Client {
         self
     }
 
-    /// Connects to a relay that says nothing first.
+    /// Connects to a relay that sends no challenge.
     pub async fn connect_elsewhere(url: &str) -> Self {
         let (socket, _) =
             tokio::time::timeout(PATIENCE, connect_async_with_config(url, None, true))
@@ -49,13 +49,13 @@ impl Client {
         Self { challenge: String::new(), hints: Vec::new(), socket, fences: 0 }
     }
 
-    /// Shows that the author's key is ours (NIP-42), and returns what the OK says.
+    /// Authenticates with the author's key (NIP-42), and returns the OK.
     pub async fn authenticate(&mut self, author: &Author, url: &str) -> (bool, String) {
         let event = author.authentication(unix_now(), url, &self.challenge);
         read_ok(&self.ask(&json!(["AUTH", event])).await, id_of(&event))
     }
 
-    /// As [`Client::connect`], by way of a proxy that says who the client is.
+    /// Like [`Client::connect`], through a proxy that names the client.
     pub async fn connect_for(url: &str, client: &str) -> Result<Self, u16> {
         let mut request = url.into_client_request().unwrap();
         request.headers_mut().insert("x-forwarded-for", client.parse().unwrap());
@@ -70,7 +70,7 @@ impl Client {
         }
     }
 
-    /// As [`Client::connect`], with a `Host` of its own.
+    /// Like [`Client::connect`], with another `Host`.
     pub async fn connect_to_host(url: &str, host: &str) -> Self {
         let mut request = url.into_client_request().unwrap();
         request.headers_mut().insert("host", host.parse().unwrap());
@@ -93,7 +93,7 @@ impl Client {
             .expect("the relay is gone");
     }
 
-    /// The next frame, whatever it is; `None` when the stream has ended.
+    /// The next frame of any kind; `None` at the end of the stream.
     pub async fn next_frame(&mut self, expected: &str) -> Option<Message> {
         match tokio::time::timeout(PATIENCE, self.socket.next()).await {
             Ok(Some(Ok(frame))) => Some(frame),
@@ -143,8 +143,9 @@ impl Client {
         self.next(&format!("an answer to {shown}")).await
     }
 
-    /// Shows that everything sent so far has been answered in full, that nothing else was said,
-    /// and that the connection still takes a REQ. Nothing that others publish answers that.
+    /// Checks that everything sent so far has been answered completely, that nothing else was sent,
+    /// and that the connection still accepts a REQ. Events published by others cannot answer that
+    /// REQ.
     pub async fn fence(&mut self) {
         self.fences += 1;
         let id = format!("fence-{}", self.fences);
@@ -153,7 +154,7 @@ impl Client {
         self.send(&json!(["CLOSE", id])).await;
     }
 
-    /// As [`Client::fence`], where answers are still under way: leaves them out.
+    /// Like [`Client::fence`], but skips pending answers.
     pub async fn skip_to_fence(&mut self) {
         self.fences += 1;
         let id = format!("fence-{}", self.fences);
@@ -162,7 +163,7 @@ impl Client {
         self.send(&json!(["CLOSE", id])).await;
     }
 
-    /// Publishes one event and returns what its OK says.
+    /// Publishes one event and returns its OK.
     pub async fn publish(&mut self, event: &Value) -> (bool, String) {
         read_ok(&self.ask(&json!(["EVENT", event])).await, id_of(event))
     }
@@ -179,7 +180,7 @@ impl Client {
         assert!(!accepted && text.starts_with("blocked: "), "{event}: {text}");
     }
 
-    /// Publishes many, and returns what the OK of each id says.
+    /// Publishes several events, and returns the OK of each id.
     pub async fn publish_all(&mut self, events: &[Value]) -> HashMap<String, (bool, String)> {
         let mut outcomes = HashMap::new();
         for events in events.chunks(PUBLISH_EVENTS) {
@@ -199,7 +200,7 @@ impl Client {
         outcomes
     }
 
-    /// The stored events that a REQ with these filters brings, in the order in which they come.
+    /// The stored events returned for a REQ with these filters, in order of arrival.
     pub async fn query(&mut self, filters: &[Value]) -> Vec<Value> {
         let mut request = vec![json!("REQ"), json!("query")];
         request.extend_from_slice(filters);
@@ -222,7 +223,7 @@ impl Client {
         events
     }
 
-    /// The number that a COUNT with these filters brings.
+    /// The number returned for a COUNT with these filters.
     pub async fn count(&mut self, filters: &[Value]) -> u64 {
         let mut request = vec![json!("COUNT"), json!("count")];
         request.extend_from_slice(filters);
@@ -231,7 +232,7 @@ impl Client {
         answer[2]["count"].as_u64().unwrap()
     }
 
-    /// Reads on to the close frame, forgetting messages, and returns its code.
+    /// Reads to the close frame, skipping messages, and returns its code.
     pub async fn close_code(&mut self) -> u16 {
         loop {
             match self.next_frame("a close frame").await {

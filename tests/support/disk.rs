@@ -6,11 +6,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-/// A tmpfs of its own; unmounted when dropped.
+/// A tmpfs; unmounted when dropped.
 pub struct Disk(TempDir);
 
 impl Disk {
-    /// Mounts one of so many MiB. Where this is not allowed it says so, loudly, and gives none.
+    /// Mounts a tmpfs of this many MiB. If that is not allowed, reports it past the test harness
+    /// and returns `None`.
     pub fn mount(megabytes: usize) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mut mount = Command::new("mount");
@@ -19,7 +20,7 @@ impl Disk {
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self(directory));
         }
-        // Past the test harness, which would keep it to itself.
+        // Past the test harness, which would capture the output.
         let _ = writeln!(
             std::io::stderr(),
             "\n!!!! SKIPPED: a test on a small disk, which takes root to mount"
@@ -31,7 +32,7 @@ impl Disk {
         self.0.path()
     }
 
-    /// Takes the room that is left, or as much as is asked for.
+    /// Fills the free space, or at most `most_bytes`.
     pub fn fill(&self, name: &str, most_bytes: usize) {
         let mut file = File::create(self.path().join(name)).unwrap();
         let block = [7; 4_096];
@@ -46,13 +47,13 @@ impl Disk {
         std::fs::remove_file(self.path().join(name)).unwrap();
     }
 
-    /// Takes it away, though files are open there: they live on without a name.
+    /// Unmounts it although files are open: they live on without a name.
     pub fn unmount(&self) {
         let unmounted = Command::new("umount").arg("-l").arg(self.path()).status().unwrap();
         assert!(unmounted.success());
     }
 
-    /// Lets nobody write, or everybody again; while nobody has a file open.
+    /// Makes it read-only or writable; no file may be open for writing.
     pub fn set_read_only(&self, read_only: bool) {
         let mode = if read_only { "remount,ro" } else { "remount,rw" };
         let set = Command::new("mount").args(["-o", mode]).arg(self.path()).status().unwrap();
@@ -62,7 +63,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: a process that is being killed may still have files there.
+        // Lazily: a process that is being killed may still have files open there.
         let mut unmount = Command::new("umount");
         let _ = unmount.arg("-l").arg(self.path()).stderr(Stdio::null()).status();
     }

@@ -1,5 +1,5 @@
-//! Which engine keeps the stores of the relays that tests start in this process: SQLite, or with
-//! `NEGSYNC_TEST_ENGINE=postgres` PostgreSQL.
+//! The engine of the stores in tests that start relays in this process: SQLite, or PostgreSQL with
+//! `NEGSYNC_TEST_ENGINE=postgres`.
 
 use negsync_testserver::{TestServer, left_out};
 
@@ -15,7 +15,7 @@ pub fn database() -> Option<TestServer> {
         .then(|| TestServer::start().expect("NEGSYNC_TEST_ENGINE=postgres needs PostgreSQL"))
 }
 
-/// Whether the test is left out, because of what only SQLite's engine has; says so.
+/// Whether the test is left out because it needs SQLite; reports it.
 pub fn is_left_out(because_of: &str) -> bool {
     let is_left_out = is_postgres();
     if is_left_out {

@@ -1,5 +1,5 @@
-//! Really signed events: a few authors who write, react, replace, delete and let expire, all from
-//! one seed, and the real corpus where `NEGSYNC_REAL_EVENTS` names it.
+//! Signed events: a few authors who write, react, replace, delete and let events expire, all
+//! derived from one seed; and the real corpus, if `NEGSYNC_REAL_EVENTS` names it.
 
 use nostr::{JsonUtil, Keys, Kind, SecretKey, Tag, Tags, Timestamp, UnsignedEvent};
 use rand::rngs::StdRng;
@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub const EPOCH: u64 = 1_700_000_000;
 pub const SPAN_S: u64 = 2_000;
 
-/// Someone who signs.
+/// An author with a key.
 #[derive(Clone)]
 pub struct Author(Keys);
 
@@ -71,7 +71,7 @@ pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// `count` events of five authors, in no order: deletions may stand before what they delete.
+/// `count` events of five authors, in random order: deletions may come before their targets.
 pub fn generate(seed: u64, count: usize) -> Vec<Value> {
     let mut rng = StdRng::seed_from_u64(seed);
     let authors: Vec<Author> = (1..=5).map(Author::new).collect();
@@ -120,14 +120,15 @@ fn event(
             author.event(5, at, tags, &content)
         }
         _ => {
-            // Versions as often as all the rest. One in a few belongs to somebody else, and stays.
+            // As many versions as other events. A few of the targets belong to another author, and
+            // stay.
             let has_versions = |event: &&Value| event["kind"] == 0 || event["kind"] == 30_023;
             let wanted = rng.random::<bool>();
             let targets: Vec<&Value> =
                 earlier.iter().filter(|event| has_versions(event) == wanted).collect();
             match targets.get(rng.random_range(0..targets.len().max(1))) {
-                // By the address as well, up to the version: else it would depend on the order of
-                // the events which older version is left.
+                // By the address too, up to the version; otherwise the older version that is left
+                // would depend on the order of the events.
                 Some(target) if has_versions(target) => {
                     let kind = target["kind"].as_u64().unwrap() as u16;
                     let d = target["tags"][0][1].as_str().unwrap_or_default();
@@ -142,7 +143,7 @@ fn event(
     }
 }
 
-/// Events to run a test over.
+/// Events for a test.
 pub struct Corpus {
     pub name: String,
     pub events: Vec<Value>,
@@ -165,7 +166,7 @@ pub fn corpora(seed: u64, count: usize) -> Vec<Corpus> {
         Err(_) => {
             static SAID: Once = Once::new();
             SAID.call_once(|| {
-                // Past the test harness, which would keep it to itself.
+                // Past the test harness, which would capture the output.
                 let _ = writeln!(
                     std::io::stderr(),
                     "\n*** LEFT OUT: the tests over real events. Set NEGSYNC_REAL_EVENTS to a \

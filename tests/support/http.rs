@@ -1,4 +1,4 @@
-//! One HTTP request on a connection of its own.
+//! HTTP requests, each on a new connection.
 
 use super::client::PATIENCE;
 use std::collections::HashMap;
@@ -12,33 +12,34 @@ pub struct Response {
     pub body: String,
 }
 
-/// A handshake without its last, empty line.
+/// A handshake without its final empty line.
 pub const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// Sends text on a connection of its own.
+/// Sends text on a new connection.
 pub async fn send_raw(address: SocketAddr, text: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(text.as_bytes()).await.unwrap();
     stream
 }
 
-/// All that comes until the other side closes.
+/// Reads until the other side closes.
 pub async fn read_to_close(mut stream: TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
-    // A connection that is closed with something unread is reset.
+    // A connection that is closed with unread data is reset.
     let _ = read.expect("nobody closes");
     bytes
 }
 
-/// All that comes for text on a connection of its own, until the other side closes.
+/// Sends text on a new connection, and reads until the other side closes.
 pub async fn answer_to(address: SocketAddr, text: &str) -> String {
     String::from_utf8(read_to_close(send_raw(address, text).await).await).unwrap()
 }
 
-/// Asks with these headers, each a line without its end; `Host` is the address unless one of them is.
+/// Sends a request with these headers, each a line without its end; `Host` is the address, unless a
+/// header sets it.
 pub async fn http(address: SocketAddr, method: &str, path: &str, headers: &[&str]) -> Response {
     ask(address, method, path, headers, "").await
 }

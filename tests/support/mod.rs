@@ -1,5 +1,5 @@
-//! What the tests over real sockets share: signed events from a seed and from the real corpus, a
-//! plain answer to what a relay must hold, a raw WebSocket client, and relays to talk to.
+//! Shared by the tests over real sockets: signed events from a seed and from the real corpus, a
+//! simple model of a relay's answers, a raw WebSocket client, and relays.
 
 pub mod client;
 pub mod disk;

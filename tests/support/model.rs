@@ -1,17 +1,18 @@
-//! What a relay must hold and answer, computed the plain way from the JSON alone.
+//! The expected contents and answers of a relay, computed directly from the JSON.
 
 use super::events::id_of;
 use serde_json::Value;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-/// What is left of `events`, in whatever order they came (NIP-01, NIP-09, NIP-40, NIP-62), where no
-/// version is deleted by its id that may have replaced another one: see [`super::naive`] for those.
+/// The events of `events` that remain, in any order of arrival (NIP-01, NIP-09, NIP-40, NIP-62), if
+/// no version is deleted by its id that may have replaced another one: for those see
+/// [`super::naive`].
 pub fn kept(events: &[Value], now: u64) -> Vec<Value> {
     kept_by(events, now, "ws://127.0.0.1")
 }
 
-/// As [`kept`], by a relay of this URL (NIP-62).
+/// Like [`kept`], for a relay with this URL (NIP-62).
 pub fn kept_by(events: &[Value], now: u64, us: &str) -> Vec<Value> {
     let us = negsync::relay_url::RelayUrl::parse(us).unwrap().name();
     let names_us = |url: &Value| url == "ALL_RELAYS" || us.is(url.as_str().unwrap());
@@ -45,8 +46,8 @@ pub fn kept_by(events: &[Value], now: u64, us: &str) -> Vec<Value> {
     kept
 }
 
-/// The events that answer the filters: newest first, of one second the lowest id first, each
-/// filter with its own limit.
+/// The events that answer the filters, each filter with its own limit: newest first; within a
+/// second the lowest id first.
 pub fn answer<'events>(filters: &[Value], events: &'events [Value]) -> Vec<&'events Value> {
     let mut union: Vec<&Value> = filters.iter().flat_map(|filter| select(filter, events)).collect();
     order(&mut union);
@@ -54,7 +55,7 @@ pub fn answer<'events>(filters: &[Value], events: &'events [Value]) -> Vec<&'eve
     union
 }
 
-/// The events that a client which has shown `keys` may see.
+/// The events that a client authenticated with `keys` may see.
 pub fn visible(events: &[Value], private_kinds: &[u16], keys: &[String]) -> Vec<Value> {
     let is_own = |value: &Value| keys.iter().any(|key| value == key.as_str());
     let sees = |event: &&Value| {
@@ -65,7 +66,7 @@ pub fn visible(events: &[Value], private_kinds: &[u16], keys: &[String]) -> Vec<
     events.iter().filter(sees).cloned().collect()
 }
 
-/// The events that anybody may see of a relay as it is configured where nothing else is said.
+/// The public events of a relay with the default configuration.
 pub fn public(events: &[Value]) -> Vec<Value> {
     visible(events, &negsync::config::AuthConfig::default().private_kinds, &[])
 }
@@ -75,7 +76,7 @@ pub fn ids<'events>(events: impl IntoIterator<Item = &'events Value>) -> BTreeSe
     events.into_iter().map(|event| id_of(event).to_owned()).collect()
 }
 
-/// NIP-01, `limit` aside.
+/// NIP-01; ignores `limit`.
 pub fn matches(filter: &Value, event: &Value) -> bool {
     filter.as_object().unwrap().iter().all(|(key, wanted)| match key.as_str() {
         "ids" => lists(wanted, &event["id"]),
@@ -122,14 +123,14 @@ pub fn tags<'event>(
 }
 
 pub fn expires_at(event: &Value) -> Option<u64> {
-    // NIP-62: a request to vanish holds for good.
+    // NIP-62: a request to vanish is permanent.
     if kind(event) == 62 {
         return None;
     }
     tags(event, "expiration").next().and_then(|value| value.as_str()?.parse().ok())
 }
 
-/// What replaces what: the same author, kind and, for addressable events, `d`.
+/// The address: the author, the kind and, for addressable events, `d`.
 pub fn address(event: &Value) -> Option<String> {
     let d = match kind(event) {
         0 | 3 | 10_000..20_000 => "",
@@ -139,8 +140,8 @@ pub fn address(event: &Value) -> Option<String> {
     Some(format!("{}:{}:{d}", kind(event), event["pubkey"].as_str().unwrap()))
 }
 
-/// Whether a request to vanish that names this relay keeps the event out: its author's events, and
-/// gift wraps to them.
+/// Whether a request to vanish that names this relay keeps the event out: it is the author's event,
+/// or a gift wrap to the author.
 pub fn vanishes(request: &Value, event: &Value) -> bool {
     kind(event) != 62
         && created_at(event) <= created_at(request)
@@ -161,7 +162,7 @@ pub fn deletes(deletion: &Value, event: &Value) -> bool {
     (by_id && (is_own || is_wrap_to(&deletion["pubkey"], event))) || (is_own && by_address)
 }
 
-/// NIP-59: a gift wrap belongs to those that its `p` tags name.
+/// NIP-59: a gift wrap belongs to the recipients in its `p` tags.
 fn is_wrap_to(key: &Value, event: &Value) -> bool {
     kind(event) == 1_059 && tags(event, "p").any(|recipient| recipient == key)
 }

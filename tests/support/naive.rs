@@ -1,12 +1,12 @@
-//! A relay in the plainest way: a list of events, and rules read off the NIPs one event at a time.
-//! Unlike [`super::model::kept`] it knows in which order events came, and when they expired.
+//! The simplest relay: a list of events, with the rules of the NIPs applied to one event at a time.
+//! Unlike [`super::model::kept`] it takes the order of arrival and expiration into account.
 
 use super::events::id_of;
 use super::model::{address, answer, created_at, deletes, expires_at, kind, tags, vanishes};
 use serde_json::Value;
 use std::cmp::Reverse;
 
-/// What is said of an event that was published.
+/// The answer to a published event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Said {
     Stored,
@@ -19,7 +19,7 @@ pub enum Said {
 }
 
 impl Said {
-    /// What the OK of a relay says.
+    /// The answer in the OK of a relay.
     pub fn read(accepted: bool, text: &str) -> Option<Self> {
         Some(match (accepted, text) {
             (true, "") => Self::Stored,
@@ -32,29 +32,29 @@ impl Said {
         })
     }
 
-    /// Whether subscribers hear of the event.
+    /// Whether subscribers get the event.
     pub fn is_live(self) -> bool {
         matches!(self, Self::Stored | Self::PassedOn)
     }
 }
 
-/// The relay: no more than what it has stored. What is kept out is kept out by a stored event.
+/// A relay whose only state is its stored events: a stored event keeps others out.
 #[derive(Clone, Debug, Default)]
 pub struct NaiveRelay {
     stored: Vec<Value>,
 }
 
-/// Of two versions the one of the greater age wins (NIP-01): later, or of one second the lower id.
+/// Order of versions (NIP-01): the later one wins, or, within a second, the one with the lower id.
 type Age = (u64, Reverse<String>);
 
 impl NaiveRelay {
-    /// What is stored at this second.
+    /// The stored events at this second.
     pub fn stored(&mut self, now: u64) -> &[Value] {
         self.stored.retain(|event| expires_at(event).is_none_or(|second| second > now));
         &self.stored
     }
 
-    /// What answers the filters at this second.
+    /// The answer to the filters at this second.
     pub fn answer(&mut self, filters: &[Value], now: u64) -> Vec<Value> {
         answer(filters, self.stored(now)).into_iter().cloned().collect()
     }

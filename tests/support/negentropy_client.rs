@@ -55,7 +55,7 @@ impl Session {
         self.next.is_none()
     }
 
-    /// Goes on to the end, then closes the session.
+    /// Continues to the end, then closes the session.
     ///
     /// # Errors
     /// The relay's NEG-ERR.
@@ -66,7 +66,7 @@ impl Session {
             self.take(answer)?;
         }
         client.send(&json!(["NEG-CLOSE", self.id])).await;
-        // A frame of our own that was cut makes the crate find some ids again: sets, not lists.
+        // If a frame of ours was cut, the crate finds some ids again: compare sets, not lists.
         let hex = |ids: &[Id]| -> BTreeSet<String> {
             ids.iter().map(|id| faster_hex::hex_string(id.as_bytes())).collect()
         };
@@ -86,7 +86,7 @@ impl Session {
     }
 }
 
-/// Reconciles `local` with what the relay holds for the filter.
+/// Reconciles `local` with the relay's set for the filter.
 ///
 /// # Errors
 /// The relay's NEG-ERR.
@@ -99,14 +99,14 @@ pub async fn reconcile<'events>(
     Session::open(client, "sync", filter, local, frame_limit_bytes).await?.finish(client).await
 }
 
-/// The ids that the relay has for the filter.
+/// The relay's ids for the filter.
 pub async fn neg_ids(client: &mut Client, filter: &Value) -> BTreeSet<String> {
     let difference = reconcile(client, filter, [], 0).await.unwrap();
     assert!(difference.have.is_empty());
     difference.need
 }
 
-/// NEG, REQ and COUNT agree that exactly these events are stored.
+/// Checks by NEG, REQ and COUNT that exactly these events are stored.
 pub async fn expect_all(client: &mut Client, stored: &[&Value]) {
     let expected = model::ids(stored.iter().copied());
     assert_eq!(neg_ids(client, &json!({})).await, expected);
@@ -114,7 +114,7 @@ pub async fn expect_all(client: &mut Client, stored: &[&Value]) {
     assert_eq!(client.count(&[json!({})]).await, expected.len() as u64);
 }
 
-/// The bytes of a NEG-MSG of exactly three elements, whose hex is in lower case.
+/// The bytes of a NEG-MSG, which must have exactly three elements and lower-case hex.
 pub fn neg_msg(message: &Value, id: &str) -> Vec<u8> {
     let elements = message.as_array().unwrap();
     assert_eq!((elements.len(), &message[0], &message[1]), (3, &json!("NEG-MSG"), &json!(id)));

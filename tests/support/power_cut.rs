@@ -1,5 +1,5 @@
-//! What a power cut leaves of a store: a program's writes are recorded by `power_cut.c`, and its
-//! files are rebuilt as of any moment of the record.
+//! The effect of a power cut on a store: `power_cut.c` records a program's writes, and the files
+//! are rebuilt as of any point in the record.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -9,28 +9,28 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The system caches and writes files in pages of this size.
+/// Page size of the system's file cache.
 const PAGE_BYTES: usize = 4_096;
-/// A disk writes so many bytes as a whole, or not at all.
+/// A disk writes this many bytes completely or not at all.
 const SECTOR_BYTES: usize = 512;
 /// `struct header` in power_cut.c.
 const HEADER_BYTES: usize = 16;
-/// One write in so many has the system write a page of its own accord. More often, and what a failed
-/// flush should have lost would be on the disk already.
+/// One write in this many makes the system write a page on its own. If it were more often, the
+/// pages of a failed flush would be on the disk already.
 const WRITES_A_WRITEBACK: u32 = 512;
-/// The names of the files are the store's with these behind it.
+/// Suffixes of the store's files.
 const SUFFIXES: [&str; 3] = ["", "-wal", "-journal"];
 
-/// Which flush fails with EIO.
+/// The flush that fails with EIO.
 #[derive(Debug, Clone, Copy)]
 pub enum FailingSync {
-    /// That of the write-ahead log which has this number in the process, from 1.
+    /// The flush of the write-ahead log with this number in the process, counted from 1.
     Log(u32),
-    /// That of the store's file.
+    /// A flush of the store's file.
     Store(u32),
 }
 
-/// Has a command's writes to `store` recorded in `record`.
+/// Records a command's writes to `store` in `record`.
 pub fn record(command: &mut Command, store: &Path, record: &Path, fails: Option<FailingSync>) {
     command.env("LD_PRELOAD", shim()).env("NEGSYNC_RECORD_STORE", store);
     command.env("NEGSYNC_RECORD_TO", record);
@@ -43,7 +43,7 @@ pub fn record(command: &mut Command, store: &Path, record: &Path, fails: Option<
     };
 }
 
-/// The library to load, built when it is first asked for.
+/// The library to load, built on first use.
 fn shim() -> &'static Path {
     static SHIM: OnceLock<PathBuf> = OnceLock::new();
     SHIM.get_or_init(|| {
@@ -59,7 +59,7 @@ fn shim() -> &'static Path {
     })
 }
 
-/// One call of the program.
+/// One system call of the program.
 struct Call<'record> {
     kind: u8,
     file: usize,
@@ -67,7 +67,7 @@ struct Call<'record> {
     bytes: &'record [u8],
 }
 
-/// What a program did to its files, in order.
+/// The program's file operations, in order.
 pub struct Record(Vec<u8>);
 
 impl Record {
@@ -79,7 +79,7 @@ impl Record {
         self.0.len()
     }
 
-    /// Where the flush that failed stands, if one did.
+    /// The position of the failed flush, if one failed.
     pub fn failed_at(&self) -> Option<usize> {
         let mut at = 0;
         while let Some((call, next)) = self.call(at) {
@@ -91,7 +91,7 @@ impl Record {
         None
     }
 
-    /// The call that stands here and where the next one does; `None` at the end.
+    /// The call at this position, and the position of the next one; `None` at the end.
     fn call(&self, at: usize) -> Option<(Call<'_>, usize)> {
         let header = self.0.get(at..at + HEADER_BYTES)?;
         let number = |from: usize, to: usize| {
@@ -110,13 +110,13 @@ const SYNC: u8 = 3;
 const FAILED_SYNC: u8 = 4;
 const UNLINK: u8 = 5;
 
-/// A file as the running program sees it, and what of it is on the disk.
+/// A file as the running program sees it, and the part of it that is on the disk.
 #[derive(Clone, Default)]
 struct CachedFile {
     is_there: bool,
     cache: Vec<u8>,
     disk: Vec<u8>,
-    // Pages of the cache that are not on the disk, and that the system knows to be so.
+    // Pages of the cache that are not on the disk and that the system still has to write.
     dirty: BTreeSet<usize>,
 }
 
@@ -136,7 +136,7 @@ impl CachedFile {
                 }
                 self.disk.resize(self.cache.len(), 0);
             }
-            // As Linux does it: whatever could not be written counts as clean from now on.
+            // Like Linux: pages that could not be written count as clean from then on.
             FAILED_SYNC => {
                 for page in std::mem::take(&mut self.dirty) {
                     if rng.random_range(0..4) == 0 {
@@ -159,7 +159,7 @@ impl CachedFile {
         self.dirty.extend(offset / PAGE_BYTES..end.div_ceil(PAGE_BYTES));
     }
 
-    /// Puts those sectors of a page on the disk that `takes` chooses.
+    /// Writes those sectors of a page to the disk that `takes` chooses.
     fn write_back(&mut self, page: usize, mut takes: impl FnMut(usize) -> bool) {
         for sector in page * PAGE_BYTES / SECTOR_BYTES..(page + 1) * PAGE_BYTES / SECTOR_BYTES {
             let begin = sector * SECTOR_BYTES;
@@ -173,7 +173,7 @@ impl CachedFile {
         }
     }
 
-    /// What is left of it: what was flushed, and a random part of the rest.
+    /// The remains after a power cut: everything flushed, and a random part of the rest.
     fn cut(&self, rng: &mut StdRng) -> Vec<u8> {
         let mut left = self.clone();
         for page in std::mem::take(&mut left.dirty) {
@@ -186,7 +186,7 @@ impl CachedFile {
     }
 }
 
-/// A store's files in the course of a record.
+/// A store's files at a point in the record.
 pub struct Replay<'record> {
     record: &'record Record,
     at: usize,
@@ -195,7 +195,7 @@ pub struct Replay<'record> {
 }
 
 impl<'record> Replay<'record> {
-    /// From the record's beginning, when the store's file alone was there, and safe.
+    /// Starts at the beginning of the record, when only the store's file existed, durably.
     pub fn new(record: &'record Record, store: Option<&Path>, rng: StdRng) -> Self {
         let mut files: [CachedFile; SUFFIXES.len()] = Default::default();
         if let Some(store) = store {
@@ -206,7 +206,7 @@ impl<'record> Replay<'record> {
         Self { record, at: 0, files, rng }
     }
 
-    /// Goes on to the last call that is complete at this place of the record.
+    /// Continues to the last call that is complete at this position of the record.
     pub fn go_to(&mut self, place: usize) {
         while let Some((call, next)) = self.record.call(self.at).filter(|(_, next)| *next <= place)
         {
@@ -229,7 +229,7 @@ impl<'record> Replay<'record> {
         }
     }
 
-    /// Writes the files beside each other as a power cut at this moment would leave them.
+    /// Writes the files as a power cut at this point would leave them.
     pub fn cut(&mut self, store: &Path) {
         for (file, suffix) in self.files.iter().zip(SUFFIXES) {
             let mut name = store.to_owned().into_os_string();

@@ -1,4 +1,4 @@
-//! The real binary: run to its end, or as a relay that answers on a socket.
+//! The real binary: run to its end, or as a relay on a socket.
 
 use super::client::Client;
 use super::model;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a command that ended has said.
+/// The output of a command that ended.
 #[derive(Debug)]
 pub struct Ended {
     pub status: ExitStatus,
@@ -35,14 +35,14 @@ pub fn negsync_with(variables: &[(&str, &str)], arguments: &[&str], stdin: &str)
     run(&mut command, arguments, stdin)
 }
 
-/// The lines that `negsync export` gives for a store.
+/// The lines of `negsync export` for a store.
 pub fn exported(store: impl AsRef<Path>) -> String {
     let ended = negsync(&["export", "--store", store.as_ref().to_str().unwrap()], "");
     assert!(ended.status.success(), "{ended:?}");
     ended.stdout
 }
 
-/// The ids of what [`exported`] gives.
+/// The ids of [`exported`].
 pub fn exported_ids(store: impl AsRef<Path>) -> BTreeSet<String> {
     let events: Vec<Value> =
         exported(store).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -71,7 +71,7 @@ fn run(command: &mut Command, arguments: &[&str], stdin: &str) -> Ended {
     Ended { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
 }
 
-/// Reads to the end on a thread of its own, so that a full pipe stops nobody.
+/// Reads to the end on a new thread, so that a full pipe cannot block the process.
 fn read_beside(mut source: impl Read + Send + 'static) -> JoinHandle<String> {
     std::thread::spawn(move || {
         let mut text = String::new();
@@ -80,7 +80,7 @@ fn read_beside(mut source: impl Read + Send + 'static) -> JoinHandle<String> {
     })
 }
 
-/// Waits for the end, for a while.
+/// Waits for the end, with a timeout.
 fn wait(child: &mut Child) -> Option<ExitStatus> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -101,7 +101,7 @@ pub struct RelayProcess {
 }
 
 impl RelayProcess {
-    /// Starts on a free port and waits for the line that says where.
+    /// Starts on a free port and waits for the line with its address.
     pub fn start(store: &Path) -> Self {
         Self::start_with(store, &[])
     }
@@ -117,7 +117,7 @@ impl RelayProcess {
         Self::serving(command)
     }
 
-    /// `negsync relay` with nothing but this configuration.
+    /// `negsync relay` with only this configuration.
     pub fn configured(config: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
         command.args(["relay", "--config"]).arg(config);
@@ -131,7 +131,7 @@ impl RelayProcess {
         Self::serving(command)
     }
 
-    /// A command that serves, and says where.
+    /// A command that serves and prints its address.
     pub fn serving(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
@@ -152,17 +152,17 @@ impl RelayProcess {
         Self { child, url, log, reading: Some(reading) }
     }
 
-    /// Waits until a line of the log holds `text`, and returns that line.
+    /// Waits for a log line that contains `text`, and returns it.
     pub fn logged(&self, text: &str) -> String {
         self.logged_again(text, 0)
     }
 
-    /// As [`RelayProcess::logged`], of the line that holds `text` after so many others that do.
+    /// Like [`RelayProcess::logged`], after skipping `before` lines that contain `text`.
     pub fn logged_again(&self, text: &str, before: usize) -> String {
         self.logged_within(text, before, PATIENCE)
     }
 
-    /// As [`RelayProcess::logged_again`], of what takes longer.
+    /// Like [`RelayProcess::logged_again`], with another timeout.
     pub fn logged_within(&self, text: &str, before: usize, patience: Duration) -> String {
         let deadline = Instant::now() + patience;
         loop {
@@ -187,14 +187,15 @@ impl RelayProcess {
     pub fn limit(&self, name: &str, soft: &str) {
         let pid = self.child.id().to_string();
         let limit = format!("--{name}={soft}:");
-        // As whoever runs it: not even root may set the limits of others everywhere.
+        // As the owner of the process: even root may lack the right to set limits of other users'
+        // processes.
         let owner = Path::new("/proc").join(&pid).metadata().unwrap().uid();
         let mut prlimit = Command::new("prlimit");
         let set = prlimit.uid(owner).args(["--pid", &pid, &limit]).status().unwrap();
         assert!(set.success(), "{limit}");
     }
 
-    /// The number that the next file or socket of the process will have.
+    /// The number of the next file descriptor of the process.
     pub fn free_descriptor(&self) -> usize {
         let open = Path::new("/proc").join(self.child.id().to_string()).join("fd");
         (0..).find(|number| open.join(number.to_string()).symlink_metadata().is_err()).unwrap()
@@ -207,7 +208,7 @@ impl RelayProcess {
         assert!(sent.success());
     }
 
-    /// Waits for the end and returns the exit status with what was logged.
+    /// Waits for the end, and returns the exit status and the log.
     pub fn ended(mut self) -> (ExitStatus, String) {
         let status = wait(&mut self.child).expect("the relay did not end in 20 s");
         self.reading.take().map(JoinHandle::join);
@@ -218,13 +219,13 @@ impl RelayProcess {
 
 impl Drop for RelayProcess {
     fn drop(&mut self) {
-        // Of a process that has ended this says so, and nothing else.
+        // Fails only if the process has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The examples in the help of a command, each a line for a shell.
+/// The examples in the help of a command, each a shell command.
 pub fn examples(command: &str) -> Vec<String> {
     let help = negsync(&[command, "--help"], "");
     assert!(help.status.success(), "{help:?}");
@@ -233,7 +234,7 @@ pub fn examples(command: &str) -> Vec<String> {
         .split_once("Examples:\n")
         .unwrap_or_else(|| panic!("{command} has no examples"));
     let lines = examples.lines().take_while(|line| line.starts_with("  "));
-    // A remark stands in brackets behind some.
+    // Some have a remark in parentheses.
     let line = |line: &str| line.split("   (").next().unwrap_or(line).trim().to_owned();
     lines.map(line).collect()
 }

@@ -1,4 +1,4 @@
-//! A TCP proxy that holds everything back for a while, each way.
+//! A TCP proxy that delays data in each direction.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Listens, and passes on to `target` with `delay` each way; a round trip takes twice that.
+/// Listens, and forwards to `target` with `delay` in each direction; a round trip takes twice that.
 pub async fn delaying_proxy(target: SocketAddr, delay: Duration) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

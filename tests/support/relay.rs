@@ -13,7 +13,7 @@ pub struct TestRelay {
     pub relay: Relay,
     pub config: Config,
     clock: Clock,
-    // Removed with the relay, as the database is.
+    // Removed with the relay, like the database.
     directory: TempDir,
     database: Option<TestServer>,
 }
@@ -23,18 +23,17 @@ impl TestRelay {
         Self::start_with(|_| {}).await
     }
 
-    /// Starts with the default configuration, changed by `change`; but tests may ask as fast as
-    /// they can.
+    /// Starts with the default configuration, changed by `change`, without rate limits.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         Self::built_with(change, |builder| builder).await
     }
 
-    /// As [`TestRelay::start_with`], by a clock that the test sets.
+    /// Like [`TestRelay::start_with`], with a clock that the test sets.
     pub async fn start_by(clock: &ManualClock, change: impl FnOnce(&mut Config)) -> Self {
         Self::built(change, |builder| builder, Clock::from(clock)).await
     }
 
-    /// As [`TestRelay::start_with`], with a builder changed by `build`.
+    /// Like [`TestRelay::start_with`], with a builder changed by `build`.
     pub async fn built_with(
         change: impl FnOnce(&mut Config),
         build: impl FnOnce(RelayBuilder) -> RelayBuilder,
@@ -67,7 +66,7 @@ impl TestRelay {
         Self { relay, config, clock, directory, database }
     }
 
-    /// Stops the relay and starts another one on the same store, by the same clock.
+    /// Stops the relay and starts another one on the same store, with the same clock.
     pub async fn restart_with(self, change: impl FnOnce(&mut Config)) -> Self {
         let Self { relay, mut config, clock, directory, database } = self;
         relay.stop().await;
@@ -81,7 +80,7 @@ impl TestRelay {
         format!("ws://{}", self.relay.address())
     }
 
-    /// Where its store is, if that is on PostgreSQL.
+    /// The URL of its store, if that is on PostgreSQL.
     pub fn database_url(&self) -> Option<&str> {
         self.database.as_ref().map(TestServer::url)
     }

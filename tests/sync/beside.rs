@@ -1,4 +1,4 @@
-//! Commands beside a relay that runs on the same store, and `negsync peers`, which asks it.
+//! Commands beside a relay on the same store, and `negsync peers`, which asks it.
 
 use super::support::*;
 use crate::support::disk::write_secret;
@@ -44,7 +44,7 @@ async fn diff_and_a_dry_run_need_no_lock() {
         run(&["sync", &url])
     });
     let ended = ended.await.unwrap();
-    // What would move something is refused, with the way round.
+    // Commands that would move events are refused, with the alternative.
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     for words in ["in use", "[[peer]]", "--dry-run"] {
         assert!(ended.stderr.contains(words), "{words}: {ended:?}");
@@ -129,7 +129,8 @@ async fn peers_asks_the_relay_and_prints_how_each_stands() {
     drop(running);
 }
 
-/// Peers' names and errors are the operator's: as with `/metrics`, a proxy shows them to nobody.
+/// Peers' names and errors are for the operator: as for `/metrics`, requests through a proxy are
+/// refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_is_shown_to_the_operator_alone() {
     use crate::support::http::http;

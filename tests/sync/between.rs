@@ -1,4 +1,4 @@
-//! `negsync sync --between`: relays that are not ours, and no store of our own.
+//! `negsync sync --between`: other relays, without a store of our own.
 
 use super::scripted::{Script, Scripted, Unknown};
 use super::support::*;
@@ -19,10 +19,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What the command needs at most beside the events of 5,000 differences.
+/// Maximum memory of the command in addition to the events of 5,000 differences.
 const MOST_MEMORY_KB: i64 = 100 << 10;
 
-/// Runs the command to its end; returns the exit code, the object and the peak of its memory in KiB.
+/// Runs the command to its end; returns the exit code, the JSON object and its peak memory in KiB.
 async fn between(urls: &[&str], flags: &[&str]) -> (Option<i32>, Value, i64) {
     let words = [&["sync", "--between", "--json"], urls, flags].concat();
     let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
@@ -38,7 +38,7 @@ async fn between(urls: &[&str], flags: &[&str]) -> (Option<i32>, Value, i64) {
             out.read_to_string(&mut text).unwrap();
             text
         });
-        // Not by `wait4`: what that tells begins with the memory of this process.
+        // Not by `wait4`, whose result starts with the memory of this process.
         let mut memory_kb = 0;
         let status = loop {
             memory_kb = peak_kb(child.id()).unwrap_or(memory_kb);
@@ -54,7 +54,7 @@ async fn between(urls: &[&str], flags: &[&str]) -> (Option<i32>, Value, i64) {
     tokio::task::spawn_blocking(run).await.unwrap()
 }
 
-/// The most memory that a process has had, while it runs.
+/// The peak memory of a process while it runs.
 fn peak_kb(process: u32) -> Option<i64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -74,7 +74,7 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        // Of a process that has ended this says so, and nothing else.
+        // Fails only if the process has ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -146,7 +146,7 @@ async fn three_relays_end_equal_and_each_pair_has_its_proof() {
     for (ids, name) in [(here.ids(), "a"), (there.ids(), "b"), (other.ids(), "c")] {
         assert_same(&ids, &all, name);
     }
-    // Nothing is moved twice, and nothing the next time.
+    // No event is moved twice, and the next sync moves none.
     let moved = |report: &Value, what: &str| -> u64 {
         report["relays"].as_array().unwrap().iter().map(|it| it[what].as_u64().unwrap()).sum()
     };
@@ -286,8 +286,8 @@ async fn live_events_go_to_all_other_relays() {
     assert_eq!(status.code(), Some(2), "an interrupted sync has proven nothing");
 }
 
-/// A relay that goes and comes back gets what it has missed, with events of both kinds: those that
-/// were passed on meanwhile, and its own.
+/// A relay that comes back gets the events it has missed: those passed on meanwhile, and those
+/// published before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_comes_back_is_synced_again() {
     let (shared, late) = (notes(222, 30), notes(223, 8));
@@ -322,7 +322,8 @@ async fn a_relay_that_comes_back_is_synced_again() {
     wait_for(38).await;
 }
 
-/// Relays as they are, seed by seed: whatever they do, a pair is equal only where both have the
+/// Random relays, seed by seed: a pair is equal only if both have the same events, and honest
+/// relays end with all events.
 /// same, and honest ones end with all.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_relays_are_equal_only_with_the_same_events() {
@@ -352,7 +353,7 @@ async fn random_relays_are_equal_only_with_the_same_events() {
         let between = Between::configured(&SyncConfig::default()).unwrap();
         let named: Vec<BetweenRelay> = relays
             .iter()
-            .map(|(relay, _)| BetweenRelay { url: relay.url().parse().unwrap(), trace: None })
+            .map(|(relay, _)| BetweenRelay::new(relay.url().parse().unwrap()))
             .collect();
         let options = Options::default();
         let syncing = between.sync(&named, &options, |_, _| {});

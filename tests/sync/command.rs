@@ -1,4 +1,4 @@
-//! `negsync sync` as an operator types it.
+//! `negsync sync` on the command line.
 
 use super::support::*;
 use crate::support::process::negsync;
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// The ids in the store of a file, after SQLite has checked it.
+/// The ids in the store of a file, after a check by SQLite.
 fn ids_in(path: &Path) -> std::collections::BTreeSet<[u8; 32]> {
     let connection = rusqlite::Connection::open(path).unwrap();
     let verdict: String =
@@ -122,7 +122,7 @@ fn a_relay_that_is_not_there_is_exit_code_2() {
     assert!(report["error"].as_str().unwrap().contains("cannot connect"), "{report}");
 }
 
-/// `NEGSYNC_KILLS` says how often; scripts/kill-sync has it done fifty times.
+/// `NEGSYNC_KILLS` sets the number; scripts/kill-sync runs fifty.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sync_that_was_killed_is_taken_up_again() {
     let kills = std::env::var("NEGSYNC_KILLS").map_or(4, |text| text.parse().unwrap());
@@ -140,7 +140,7 @@ async fn a_sync_that_was_killed_is_taken_up_again() {
         let mut rng = StdRng::seed_from_u64(seed);
         for _ in 0..rng.random_range(1..4) {
             let mut child = start();
-            // The moment is what the seed says; what it meets is not, and need not be.
+            // The seed determines the time of the kill, but not the state at that time.
             tokio::time::sleep(Duration::from_millis(rng.random_range(1..600))).await;
             child.kill().unwrap();
             child.wait().unwrap();

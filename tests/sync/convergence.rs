@@ -19,7 +19,7 @@ async fn divided_by(seed: u64, shared: usize, own: usize) -> (TestStore, TestRel
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_sides_end_equal_and_a_second_sync_moves_nothing() {
-    // scripts/sync-full-size has it done with 100,000 and 1,000.
+    // scripts/sync-full-size runs it with 100,000 and 1,000.
     let full_size = std::env::var_os("NEGSYNC_FULL_SIZE").is_some();
     let (shared, own) = if full_size { (99_000, 1_000) } else { (3_000, 300) };
     let (store, relay) = divided_by(10, shared, own).await;
@@ -54,7 +54,7 @@ async fn an_empty_store_gets_everything_and_an_empty_relay_too() {
 async fn a_direction_and_a_filter_leave_the_rest_alone() {
     let (store, relay) = divided(30).await;
     let (before_ours, before_theirs) = (store.ids(), relay.ids());
-    let options = Options { dry_run: true, ..Options::default() };
+    let options = Options::default().dry_run(true);
     let (report, _) = sync_with(&store, &relay.url(), &options).await;
     assert_eq!((report.need, report.have, report.stored), (300, 300, 0), "{report:?}");
     assert!(!report.equal && report.complete, "{report:?}");
@@ -63,14 +63,14 @@ async fn a_direction_and_a_filter_leave_the_rest_alone() {
 
     let since = START + 300;
     let newer = filter(&format!(r#"{{"since":{since}}}"#));
-    let options = Options { direction: Direction::Up, filter: newer, ..Options::default() };
+    let options = Options::default().direction(Direction::Up).filter(newer);
     let (report, _) = sync_with(&store, &relay.url(), &options).await;
     assert!(report.complete && !report.equal, "{report:?}");
     assert_same(&store.ids(), &before_ours, "");
     assert!(report.uploaded > 0 && report.uploaded < 300, "{report:?}");
     assert_eq!(relay.ids().len() as u64, before_theirs.len() as u64 + report.uploaded);
 
-    let options = Options { direction: Direction::Down, ..Options::default() };
+    let options = Options::default().direction(Direction::Down);
     let (report, _) = sync_with(&store, &relay.url(), &options).await;
     assert!(report.complete && !report.equal, "{report:?}");
     assert!(store.ids().is_superset(&relay.ids()));
@@ -86,9 +86,9 @@ async fn what_cannot_be_kept_is_not_asked_for_again() {
     let tag = Tag::parse(["e", &faster_hex::hex_string(&id(&gone))]).unwrap();
     let deletion = event(&author, 5, START + 4, vec![tag], "");
     let ours = TestStore::new(&[shared.clone(), vec![new.clone(), deletion.clone()]].concat());
-    // The relay's filter keeps what we know from reaching it.
+    // The relay's filter keeps our events from reaching it.
     let relay = TestRelay::holding(&[shared, vec![old, gone]].concat()).await;
-    let options = Options { direction: Direction::Down, ..Options::default() };
+    let options = Options::default().direction(Direction::Down);
     let (report, _) = sync_with(&ours, &relay.url(), &options).await;
     assert_eq!(report.refused.get(&Reason::Superseded), Some(&1), "{report:?}");
     assert_eq!(report.refused.get(&Reason::Deleted), Some(&1), "{report:?}");
@@ -100,7 +100,7 @@ async fn what_cannot_be_kept_is_not_asked_for_again() {
     assert_eq!((again.stored, again.need), (0, 0), "{again:?}");
     assert_eq!(again.differs.get(&Reason::Deleted), Some(&1), "{again:?}");
 
-    // What makes them obsolete, sent to the relay, makes both sides equal.
+    // The events that make them obsolete, sent to the relay, make both sides equal.
     let report = sync_all(&ours, &relay.url()).await;
     assert!(report.complete, "{report:?}");
     let report = sync_all(&ours, &relay.url()).await;
@@ -134,7 +134,7 @@ async fn a_catch_up_asks_for_what_is_newest_at_once() {
     let report = sync_all(&store, &relay.url()).await;
     assert!(report.equal, "{report:?}");
     assert_eq!(report.stored, 400, "{report:?}");
-    // One question finds them, one proves; the events came with the first answer.
+    // One question finds them, one proves it; the events came with the first answer.
     assert_eq!((report.passes, report.round_trips), (2, 2), "{report:?}");
     assert_eq!(report.duplicates, 0, "{report:?}");
 }
@@ -143,7 +143,7 @@ async fn a_catch_up_asks_for_what_is_newest_at_once() {
 async fn a_sync_that_has_ended_has_written_how_far_the_peer_is_equal() {
     let events = notes(65, 20);
     let relay = TestRelay::holding(&events).await;
-    // A command closes the store next: what is written after that is lost, with a warning.
+    // A command closes the store next: later writes would be lost, with a warning.
     for _ in 0..20 {
         let store = TestStore::new(&[]);
         assert!(sync_all(&store, &relay.url()).await.equal);
@@ -153,7 +153,7 @@ async fn a_sync_that_has_ended_has_written_how_far_the_peer_is_equal() {
     }
 }
 
-/// A deletion by id removes what it names and nothing else, whatever either side had seen before.
+/// A deletion by id removes only the named event, whatever either side had before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_one_side_deleted_leaves_both_with_the_older_one() {
     let author = author(1);
@@ -172,7 +172,7 @@ async fn a_version_that_one_side_deleted_leaves_both_with_the_older_one() {
     }
 }
 
-/// What a relay takes by its NIP-11 document, a sync takes as well, both ways.
+/// A sync accepts the events that a relay accepts by its NIP-11 document, in both directions.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_at_the_limits_of_nip_11_are_synced() {
     let author = author(1);

@@ -1,4 +1,4 @@
-//! With peers that hang up while they are asked for events, and with one that refuses to be asked.
+//! Peers that hang up while they are asked for events, and one that refuses to be asked.
 
 use super::scripted::{Cuts, Script, Scripted};
 use super::support::*;
@@ -13,7 +13,7 @@ async fn peer(events: &[String], cuts: Cuts) -> Scripted {
     Scripted::start(events, Script { cuts: Some(cuts), ..Script::default() }).await
 }
 
-/// Has the command sync a new store with the peer.
+/// Runs the command to sync a new store with the peer.
 async fn command(peer: &Scripted, arguments: &'static [&'static str]) -> Ended {
     let url = peer.url();
     let run = move || {
@@ -39,7 +39,7 @@ async fn a_peer_that_hangs_up_whenever_it_is_asked_for_events_is_left() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_keeps_nothing_is_told_apart_though_it_hangs_up() {
-    // The answer to NEG-OPEN, one OK, and that was it.
+    // The answer to NEG-OPEN and one OK, then the connection ends.
     let script = Script { forgets: true, cut_every: Some(3), ..Script::default() };
     let peer = Scripted::start(&[], script).await;
     let store = TestStore::new(&notes(156, 5));
@@ -53,7 +53,7 @@ async fn a_live_sync_goes_on_with_such_a_peer_after_longer_and_longer_pauses() {
     let peer = peer(&notes(155, 60), Arc::new(|_, _, _| true)).await;
     let store = TestStore::new(&[]);
     let stop = CancellationToken::new();
-    let options = Options { live: true, attempts: None, stop: stop.clone(), ..Options::default() };
+    let options = Options::default().live(true).attempts(None).stop(stop.clone());
     let mut pauses = Vec::new();
     let url = peer.url();
     let syncing = sync(&store.local, &url, &options, |progress| {
@@ -65,7 +65,7 @@ async fn a_live_sync_goes_on_with_such_a_peer_after_longer_and_longer_pauses() {
         }
     });
     let report = tokio::time::timeout(PATIENCE, syncing).await.unwrap().unwrap();
-    // The first is half a second at most, each further one may be twice as long.
+    // The first pause is half a second at most; each further one may be twice as long.
     assert!(pauses[2] >= Duration::from_secs(1), "{pauses:?} {report:?}");
 }
 
@@ -90,7 +90,7 @@ async fn events_that_end_the_connection_are_given_up_one_by_one() {
     let peer = peer(&events, Arc::new(move |_, _, id| broken.contains(id))).await;
     let store = TestStore::new(&[]);
     let mut said = Vec::new();
-    // A sync that leaves the peer has got further, so that another one comes to the end.
+    // A sync that gives up on the peer has made progress, so repeated syncs come to the end.
     let report = loop {
         let (report, _) = sync_with(&store, &peer.url(), &Options::default()).await;
         assert!(said.len() < 3, "{report:?} {said:?}");
@@ -106,7 +106,7 @@ async fn events_that_end_the_connection_are_given_up_one_by_one() {
     assert_eq!(report.differs.get(&Reason::Unreadable), Some(&2), "{report:?} {said:?}");
 }
 
-/// There is always something new, so that no connection brings nothing.
+/// There is always something new, so every connection makes progress.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_ends_the_connection_is_given_up_though_others_come() {
     let events = notes(157, 40);

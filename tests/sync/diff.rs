@@ -1,4 +1,4 @@
-//! What differs, told by day, kind and author, whoever the peer is.
+//! Differences by day, kind and author, with every kind of peer.
 
 use super::scripted::{Script, Scripted, Unknown};
 use super::support::*;
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Events of several kinds and authors over some weeks, with days in which there are none.
+/// Events of several kinds and authors over some weeks, with days without events.
 fn events(seed: u64, count: usize) -> Vec<String> {
     let mut rng = StdRng::seed_from_u64(seed);
     (0..count)
@@ -26,10 +26,10 @@ fn events(seed: u64, count: usize) -> Vec<String> {
         .collect()
 }
 
-/// How many events there are on either side, row by row.
+/// The number of events on either side, row by row.
 type Rows = BTreeMap<Key, (u64, u64)>;
 
-/// The rows that `ours` and `theirs` make, which have no event in common.
+/// The rows for `ours` and `theirs`, which have no event in common.
 fn expected(by: By, ours: &[String], theirs: &[String], matches: impl Fn(&Event) -> bool) -> Rows {
     let mut rows = Rows::new();
     let sides = [(ours, true), (theirs, false)];
@@ -55,12 +55,11 @@ async fn compared(store: &TestStore, url: &str, by: By, json: &str) -> Diff {
     let asked = Arc::new(AtomicBool::new(false));
     let hears = Arc::clone(&asked);
     let trace = Trace::new(move |_, text| {
-        // One REQ of one event finds out whether the peer shows private kinds.
+        // One REQ for one event finds out whether the peer shows private kinds.
         let asks = text.starts_with(r#"["REQ""#) && !text.contains(r#""kinds":[4"#);
         hears.fetch_or(asks, Ordering::Relaxed);
     });
-    let options =
-        DiffOptions { by, filter: filter(json), trace: Some(trace), ..DiffOptions::default() };
+    let options = DiffOptions::default().by(by).filter(filter(json)).trace(trace);
     let found = diff(&store.local, url, &options, |_| {});
     let found = tokio::time::timeout(PATIENCE, found).await.expect("no end").unwrap();
     let by_ids_alone = by == By::Day && found.method == Method::Negentropy;
@@ -131,7 +130,7 @@ async fn peers_that_refuse_cut_or_do_not_reconcile_are_told_by_day_too() {
     ] {
         for by in ALL {
             if by != By::Day && url == hangs_up.url() {
-                // It sends no connection as many messages as there are events to look at.
+                // It ends each connection after fewer messages than there are events to request.
                 continue;
             }
             let found = compared(&store, &url, by, "{}").await;
@@ -163,7 +162,7 @@ async fn the_command_tells_by_exit_code_table_object_and_drawing() {
             assert!(ended.stdout.is_empty() && !ended.stderr.is_empty(), "{wrong:?}: {ended:?}");
         }
 
-        // To look at a store that is not there makes none.
+        // Comparing a missing store does not create it.
         let slip = format!("{store}x");
         let ended = negsync(&["diff", &url, "--store", &slip], "");
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");

@@ -1,4 +1,4 @@
-//! `--exact`: id lists in place of fingerprints, over the socket.
+//! `--exact`: id lists instead of fingerprints, over the socket.
 
 use super::support::*;
 use crate::support::process::negsync;
@@ -7,7 +7,7 @@ use negsync::sync::{DiffOptions, Options, Speaker, Trace, diff};
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
 
-/// What we sent in NEG-OPEN and NEG-MSG.
+/// Our messages in NEG-OPEN and NEG-MSG.
 type Questions = Arc<Mutex<Vec<Vec<u8>>>>;
 
 fn listening() -> (Trace, Questions) {
@@ -43,10 +43,10 @@ async fn an_exact_sync_asks_for_lists_alone_and_ends_equal() {
         let store = TestStore::new(&[shared.clone(), notes(191, 30)].concat());
         let relay = TestRelay::holding(&[shared.clone(), notes(192, 40)].concat()).await;
         let (trace, questions) = listening();
-        let by_day = DiffOptions { exact, trace: Some(trace.clone()), ..DiffOptions::default() };
+        let by_day = DiffOptions::default().exact(exact).trace(trace.clone());
         let found = diff(&store.local, &relay.url(), &by_day, |_| {}).await.unwrap();
         assert_eq!((found.have, found.need, found.error), (30, 40, None));
-        let options = Options { exact, trace: Some(trace), ..Options::default() };
+        let options = Options::default().exact(exact).trace(trace);
         let (report, _) = sync_with(&store, &relay.url(), &options).await;
         assert!(report.equal, "{report:?}");
         assert_same(&store.ids(), &relay.ids(), &format!("{report:?}"));

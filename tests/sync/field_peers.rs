@@ -1,5 +1,6 @@
-//! Every way of relays in the field, met in four ways: by `sync`, by `diff`, by a scheduled peer, and by
-//! one that is kept live. Each has its verdict and proof, and ends within the bound on its own clock.
+//! Every behaviour of relays seen in the field, tested in four ways: by `sync`, by `diff`, by a
+//! scheduled peer, and by a live one. Each has its verdict and proof, and ends within the bound on
+//! its own clock.
 
 use super::model_peer::{Faults, Flood, Neg, PeerPlan};
 use super::model_sync::{Ended, sync_once};
@@ -9,10 +10,10 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::time::Duration;
 
-/// The longest that any of it may take on the model's clock, and how long stopping takes.
+/// Maximum time of each on the model's clock, and the time for stopping.
 const MOST: Duration = Duration::from_secs(35);
 const STOP: Duration = Duration::from_millis(200);
-/// The most that passes, and the most lines that are noted for people.
+/// Maximum number of bytes, and of notes for people.
 const MOST_BYTES: u64 = 2_000_000;
 const MOST_NOTES: usize = 12;
 
@@ -24,16 +25,16 @@ enum Way {
     LivePeer,
 }
 
-/// What is expected, and why.
+/// The expected result, and its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
     /// Equal, or for `diff` different with the same proof.
     Equal(Proof),
-    /// The same as far as is known, and seen over several connections.
+    /// Equal as far as is known, over several connections.
     CaughtUp,
-    /// Something stays different, with a reason.
+    /// Some events stay different, with a reason.
     Differs(Proof),
-    /// Named as not seen or not moved.
+    /// Reported as not seen or not moved.
     Incomplete,
 }
 
@@ -43,15 +44,15 @@ struct Row {
     name: &'static str,
     neg: Neg,
     faults: Faults,
-    /// What the plan has beside its faults.
+    /// Changes of the plan other than its faults.
     change: fn(&mut PeerPlan),
     has_key: bool,
     expected: Expected,
-    /// Of `diff`, which moves nothing.
+    /// The result of `diff`, which moves nothing.
     diff: Expected,
-    /// Of a live peer, of which one that gets nowhere is stopped in the end.
+    /// The result of a live peer; one without progress is stopped at the end.
     live: Expected,
-    /// What the report or the log has to say.
+    /// Text that the report or the log must contain.
     says: &'static str,
     most: Duration,
     most_bytes: u64,
@@ -107,7 +108,7 @@ impl Row {
         Self { diff, ..self }
     }
 
-    /// Meets the peer in one way. Returns the bytes that passed.
+    /// Tests the peer in one way. Returns the number of bytes.
     fn meet(&self, way: Way) -> u64 {
         let (mut peer, mut store) = self.plan().populate(&mut StdRng::seed_from_u64(7));
         let ended = sync_once(&mut peer, &mut store, self.settings(way), Some(MOST));
@@ -195,7 +196,7 @@ impl Row {
     }
 }
 
-/// The numbers are those of the list of behaviours that relays were seen with.
+/// The numbers are those in the list of behaviours of relays.
 fn rows() -> Vec<Row> {
     let plain = Faults::default;
     let read = Equal(Proof::Read);
@@ -528,7 +529,7 @@ fn each_way_of_a_peer_has_its_verdict_in_four_ways() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What `until` leaves out is asked for by itself: the page that shows it to be left out counts.
+/// The second that `until` excludes is requested separately: the page that reveals this counts.
 #[test]
 fn no_page_is_read_twice_of_a_peer_that_leaves_out_the_second_of_until() {
     const CAP: usize = 40;
@@ -545,7 +546,8 @@ fn no_page_is_read_twice_of_a_peer_that_leaves_out_the_second_of_until() {
     assert!(odd < plain + CAP / 2, "{odd} events are read in place of {plain}");
 }
 
-/// The mark of a peer stays while it lacks what it could not take: the next sync sends it.
+/// The mark of a peer stays while it lacks events that it could not accept: the next sync sends
+/// them.
 #[test]
 fn what_a_peer_could_not_take_is_sent_by_the_next_sync() {
     let row = row("", Neg::Closed, Faults { fails: true, ..Faults::default() }, Incomplete);

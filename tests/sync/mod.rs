@@ -1,4 +1,4 @@
-//! Syncs over real sockets: with our own relay, with others, and with peers that misbehave.
+//! Syncs over real sockets: with our own relay, with others, and with misbehaving peers.
 
 mod beside;
 mod between;

@@ -1,4 +1,4 @@
-//! A relay as a value, which behaves in some of the ways in which relays do.
+//! A relay as a value, with some of the behaviours of relays.
 
 use super::model_store::ModelStore;
 use negsync::item::Item;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-/// An event that nobody signed.
+/// An unsigned event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelEvent {
     pub item: Item,
@@ -71,7 +71,7 @@ pub fn matches(filter: &Value, event: &ModelEvent) -> bool {
         && filter.get("until").is_none_or(|until| second <= until.as_u64().unwrap())
 }
 
-/// What answers NEG-OPEN.
+/// The reaction to NEG-OPEN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Neg {
     Works,
@@ -81,91 +81,91 @@ pub enum Neg {
     Refused,
     Silent,
     HangUp,
-    /// Sets of more than so many are too large.
+    /// Sets with more items than this are too large.
     TooLarge(usize),
-    /// NEG-OPEN is answered, and each NEG-MSG with an error.
+    /// NEG-OPEN is answered, and each NEG-MSG gets an error.
     FailsLater,
-    /// The same with nothing.
+    /// The same without any answer.
     SilentLater,
-    /// The first NEG-OPEN of a connection is put off by NOTICE, and answered after a while all the same.
+    /// The first NEG-OPEN of a connection is postponed by a NOTICE, but answered after a while.
     PutOff,
 }
 
-/// The odd ways of a peer. Without any it is a relay with NIP-77.
+/// The faults of a peer. Without any it is a relay with NIP-77.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Faults {
-    /// A REQ is answered with so many events at most.
+    /// Maximum number of events returned for a REQ.
     pub cap: Option<usize>,
     pub by_arrival: bool,
-    /// A REQ leaves out the second of its `until`.
+    /// A REQ excludes the second of its `until`.
     pub until_excludes: bool,
     pub bare_empty: bool,
     pub need_kinds: bool,
-    /// AUTH: as a greeting, or as the answer to the first question.
+    /// AUTH: at the start, or in answer to the first question.
     pub auth: Option<bool>,
     pub refuses_key: bool,
-    /// AUTH is wanted for EVENT alone, which is refused without its id.
+    /// AUTH is required only for EVENT, which is refused without its id.
     pub unnamed: bool,
     pub most_values: Option<usize>,
-    /// So many of ten events are taken and not kept.
+    /// Of ten events, the number accepted but not kept.
     pub drops: u64,
-    /// So many of ten events are refused.
+    /// Of ten events, the number refused.
     pub refuses: u64,
-    /// So many REQs of a connection are answered.
+    /// Number of REQs of a connection that are answered.
     pub most_reqs: Option<u32>,
-    /// Refused with a NOTICE where most_reqs says so.
+    /// Above most_reqs, a NOTICE instead of no answer.
     pub req_notice: bool,
-    /// So many events of a connection are taken at once.
+    /// Number of events of a connection that are accepted at once.
     pub rate: Option<u32>,
     pub chats: bool,
-    /// Private kinds are shown to nobody.
+    /// Private kinds are never shown.
     pub hides_private: bool,
-    /// So many of ten events are listed and never sent.
+    /// Of ten events, the number listed but never sent.
     pub unsent: u64,
     /// Each message may be the last of its connection.
     pub cuts: bool,
     pub hints: bool,
-    /// Hints say `finish`, whatever is left.
+    /// Hints always say `finish`.
     pub finishes: bool,
-    /// Pages begin with an event of a second that no store takes.
+    /// Pages begin with an event of a second that no store accepts.
     pub far_future: bool,
     pub counts: bool,
-    /// What it counts is any number.
+    /// COUNT returns a random number.
     pub miscounts: bool,
-    /// Tags are a string of JSON.
+    /// Tags are a JSON string.
     pub garbled: bool,
-    /// No EVENT can be taken now.
+    /// Every EVENT fails.
     pub fails: bool,
-    /// Hangs up at a list that is too long, in place of saying nothing.
+    /// Hangs up at a list that is too long, instead of not answering.
     pub hangs_up: bool,
     /// The same filter is answered from a cache for a second.
     pub caches: bool,
-    /// Says that a CLOSE was heard, and ends what has ended.
+    /// Confirms each CLOSE, and ends what has ended.
     pub verbose: bool,
-    /// So many events of a page come after its end.
+    /// Number of events of a page that come after its end.
     pub late: usize,
-    /// Hangs up at so many of ten events.
+    /// Of ten events, the number at which it hangs up.
     pub hangs_up_at_events: u64,
     /// NEG ignores the kinds of a filter.
     pub lists_all: bool,
-    /// What it takes shows a second later.
+    /// Accepted events are shown a second later.
     pub indexes_late: bool,
-    /// Ends what it has answered.
+    /// Sends CLOSED after its answers.
     pub closes: bool,
-    /// Answers a REQ in a second, and refuses others by CLOSED, or with `req_notice` by NOTICE.
+    /// Answers one REQ in a second, and refuses others by CLOSED, or by NOTICE with `req_notice`.
     pub reqs_per_s: bool,
     /// Refuses a larger limit.
     pub most_limit: Option<u64>,
-    /// CLOSED comes in place of EOSE.
+    /// Sends CLOSED instead of EOSE.
     pub no_eose: bool,
-    /// Connections lead by turns to two relays: so many of ten events of the one are not at the other, which
-    /// has as many others.
+    /// Connections lead to two relays in turn: of ten events of one, this number is missing at the
+    /// other, which has as many others.
     pub elsewhere: u64,
-    /// With every answer comes much of this.
+    /// Sends much of this with every answer.
     pub flood: Option<Flood>,
 }
 
-/// What a peer may send without end.
+/// Messages that a peer may send without end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flood {
     Pings,
@@ -186,7 +186,7 @@ pub struct PeerPlan {
     pub shared: usize,
     pub ours: usize,
     pub theirs: usize,
-    /// In how many seconds all events lie.
+    /// The range of the events' times, in seconds.
     pub seconds: u64,
 }
 
@@ -262,7 +262,7 @@ impl PeerPlan {
         }
     }
 
-    /// Plans with one odd way less, or fewer events.
+    /// Plans with one fault less, or fewer events.
     pub fn simpler(&self) -> Vec<Self> {
         let plain = Faults::default();
         let mut plans = Vec::new();
@@ -337,35 +337,35 @@ impl PeerPlan {
 
 const FLOOD: usize = 100;
 
-/// What a peer does.
+/// A reaction of a peer.
 #[derive(Debug)]
 pub enum Reply {
     Text(String),
-    /// After a while.
+    /// After a delay.
     Late(String, Duration),
     Ping,
     HangUp,
 }
 
-/// What one relay has.
+/// The contents of one relay.
 #[derive(Default)]
 struct Holdings {
-    /// In the order of their arrival.
+    /// In order of arrival.
     events: Vec<ModelEvent>,
     dropped: HashSet<[u8; 32]>,
-    /// Events that came in this sync and were kept, and those for which we have heard an OK true.
+    /// Events received in this sync and kept, and those with an OK true that reached us.
     kept: HashSet<[u8; 32]>,
     acknowledged: HashSet<[u8; 32]>,
     cache: HashMap<String, (Duration, Vec<ModelEvent>)>,
-    /// Events that do not show yet, and when they do.
+    /// Events that are not visible yet, and the time when they will be.
     unindexed: Vec<(Duration, ModelEvent)>,
 }
 
 pub struct ModelPeer {
     pub plan: PeerPlan,
-    /// What the relay has to which the connection leads.
+    /// The contents of the relay behind the current connection.
     at: Holdings,
-    /// What the other relay behind the address has, if there are two.
+    /// The contents of the other relay behind the address, if there are two.
     elsewhere: Option<Holdings>,
     /// NEG sessions that neither side has closed.
     sessions: HashMap<String, Responder<SortedItems>>,
@@ -375,7 +375,7 @@ pub struct ModelPeer {
     taken_at: Duration,
     is_known: bool,
     messages: u32,
-    /// When it answered a REQ.
+    /// The time of its last answer to a REQ.
     answered_at: Option<Duration>,
     /// Of all connections and syncs.
     subscriptions: HashSet<String>,
@@ -405,7 +405,7 @@ impl ModelPeer {
         }
     }
 
-    /// A second relay comes to stand behind the address.
+    /// Adds a second relay behind the address.
     fn stand_apart(&mut self, rng: &mut StdRng) {
         let share = self.plan.faults.elsewhere;
         let is_there = |event: &&ModelEvent| u64::from(event.item.id[5] % 10) >= share;
@@ -424,7 +424,7 @@ impl ModelPeer {
         self.resent.clear();
     }
 
-    /// How many NEG sessions of the last connection are open.
+    /// The number of open NEG sessions of the last connection.
     pub fn open_sessions(&self) -> usize {
         self.sessions.len()
     }
@@ -444,19 +444,19 @@ impl ModelPeer {
         self.at.events.iter().filter(|event| matches(&filter, event)).map(|it| it.item.id).collect()
     }
 
-    /// Ids of what it has, at either relay where it is two.
+    /// Ids of its events, at either relay if there are two.
     pub fn ids_anywhere(&self, filter: &str) -> BTreeSet<[u8; 32]> {
         let filter: Value = serde_json::from_str(filter).unwrap();
         let all = self.at.events.iter().chain(self.elsewhere.iter().flat_map(|it| &it.events));
         all.filter(|event| matches(&filter, event)).map(|it| it.item.id).collect()
     }
 
-    /// Ids of what it shows in one way or the other.
+    /// Ids of the events that it shows in either way.
     pub fn shown(&self, filter: &str) -> BTreeSet<[u8; 32]> {
         self.ids(filter).into_iter().filter(|id| !self.hides(id)).collect()
     }
 
-    /// Whether it has an event that is outside of a window of retention.
+    /// Whether it has an event outside a window of retention.
     pub fn is_past(&self, id: &[u8; 32], kept: &RetentionWindow) -> bool {
         self.at.events.iter().any(|it| it.item.id == *id && it.is_past(kept))
     }
@@ -485,7 +485,7 @@ impl ModelPeer {
         if greets { vec![text(json!(["AUTH", "riddle"]))] } else { vec![] }
     }
 
-    /// What we have heard.
+    /// Handles a message of ours.
     pub fn told(&mut self, said: &str) {
         let Ok(said) = serde_json::from_str::<Value>(said) else { return };
         if said[0] == "OK" && said[2] == true {
@@ -518,7 +518,7 @@ impl ModelPeer {
         if self.plan.faults.chats && self.messages.is_multiple_of(3) {
             replies.insert(0, text(json!(["NOTICE", "good morning"])));
         }
-        // Which message is the last goes by the number of the message and what is in it.
+        // The number and the contents of a message determine whether it is the last.
         let odd = said
             .to_string()
             .bytes()
@@ -612,7 +612,7 @@ impl ModelPeer {
             filter.as_object_mut().unwrap().remove("kinds");
         }
         let items = self.find(&filter).into_iter().map(|event| event.item).collect();
-        // Short enough that one answer does not settle all.
+        // Short enough that one answer does not settle everything.
         let is_short = matches!(self.plan.neg, Neg::FailsLater | Neg::SilentLater);
         let frame_limit_bytes = if is_short { 4_096 } else { 0 };
         let responder = Responder::new(SortedItems::new(items), frame_limit_bytes).unwrap();
@@ -749,7 +749,7 @@ impl ModelPeer {
         let said = |accepted, why: &str| vec![text(json!(["OK", hex, accepted, why]))];
         let held = self.at.events.iter().chain(self.at.unindexed.iter().map(|(_, event)| event));
         let holds = held.into_iter().any(|held| held.item.id == id);
-        // Whether it was kept could be asked, unless the peer does not show it.
+        // The sync can ask whether it was kept, unless the peer does not show it.
         let faults = &self.plan.faults;
         let shows_at_once = faults.late == 0 && !faults.indexes_late;
         let is_shown = !self.hides(&id) && !self.is_unsent(&event) && shows_at_once;

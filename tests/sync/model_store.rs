@@ -1,4 +1,4 @@
-//! Our side of a sync as a value: it does the machine's work without a disk.
+//! Our side of a sync as a value: performs the machine's work without a disk.
 
 use super::model_peer::{ModelEvent, matches};
 use negsync::item::Item;
@@ -52,7 +52,7 @@ impl ModelStore {
         self.by_id(id).map(|event| event.item.created_at)
     }
 
-    /// Whether it has an event that is outside of a window of retention.
+    /// Whether it has an event outside a window of retention.
     pub fn is_past(&self, id: &[u8; 32], kept: &RetentionWindow) -> bool {
         self.by_id(id).is_some_and(|event| event.is_past(kept))
     }
@@ -89,14 +89,12 @@ impl ModelStore {
                 let newest = count.checked_sub(1).and_then(|last| set.item(last));
                 let items =
                     Items { count, newest: newest.map_or(0, |item| item.created_at), ahead: None };
-                let options = InitiatorOptions {
-                    rule: opening.rule,
-                    frame_limit_bytes: opening.frame_limit_bytes,
-                    sync_mark: opening.equal_up_to,
-                    since: opening.window.since,
-                    bounds_seed: opening.bounds_seed,
-                    ..InitiatorOptions::default()
-                };
+                let options = InitiatorOptions::default()
+                    .rule(opening.rule)
+                    .frame_limit_bytes(opening.frame_limit_bytes)
+                    .sync_mark(opening.equal_up_to)
+                    .since(opening.window.since)
+                    .bounds_seed(opening.bounds_seed);
                 let mut initiator = Initiator::new(set, options).unwrap();
                 let message = initiator.open();
                 self.sessions.insert(opening.session, initiator);

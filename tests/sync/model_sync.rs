@@ -1,4 +1,4 @@
-//! A sync of the machine with a peer as a value: no socket, no disk, a clock of its own.
+//! A sync of the machine with a peer as a value: no socket, no disk, and a clock of its own.
 
 use super::model_peer::{ModelPeer, Reply};
 use super::model_store::ModelStore;
@@ -9,19 +9,19 @@ use rand::{RngExt, SeedableRng};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// The longest a sync may take on the model's clock, which costs nothing.
+/// Maximum time of a sync on the model's clock, which costs nothing.
 const MOST_TIME: Duration = Duration::from_secs(1_800);
 const MOST_STEPS: u32 = 100_000;
 pub const START_S: u64 = 1_700_000_000;
 
-/// A message or a loss on its way to us, and when it comes.
+/// A message or a loss on its way to us, with its time of arrival.
 struct Arrival {
     at: Duration,
     connection: u32,
     reply: Reply,
 }
 
-/// One sync on a clock of its own.
+/// One sync with a clock of its own.
 struct Run<'plan> {
     peer: &'plan mut ModelPeer,
     store: &'plan mut ModelStore,
@@ -32,7 +32,7 @@ struct Run<'plan> {
     dones: VecDeque<(Duration, Done)>,
     connection: u32,
     connected: bool,
-    /// The report of a live sync that has looked at everything.
+    /// The report of a live sync after a complete round.
     caught_up: Option<Report>,
     log: Vec<String>,
 }
@@ -43,7 +43,7 @@ impl Run<'_> {
         self.log.push(format!("{:8.3} {cut}", self.now.at.as_secs_f64()));
     }
 
-    /// Puts what the peer says on its way: in order, each message a little later.
+    /// Schedules the peer's messages: in order, each slightly later.
     fn on_its_way(&mut self, replies: Vec<Reply>) {
         let mut at = self.now.at;
         if let Some(last) = self.arrivals.back() {
@@ -105,7 +105,7 @@ impl Run<'_> {
         self.next_event();
     }
 
-    /// Goes on to whatever comes next.
+    /// Advances to the next event.
     fn next_event(&mut self) {
         let arrival = self.arrivals.front().map(|it| it.at);
         let work = self.dones.iter().map(|(at, _)| *at).min();
@@ -149,21 +149,21 @@ impl Run<'_> {
     }
 }
 
-/// What came of a sync.
+/// The result of a sync.
 pub struct Ended {
     pub report: Report,
-    /// When it ended on its own clock; of a live sync, when it had looked at everything.
+    /// Its end on its own clock; for a live sync, the end of the first complete round.
     pub at: Duration,
-    /// What was said and noted.
+    /// The messages and notes.
     pub log: Vec<String>,
 }
 
-/// When syncs begin.
+/// The start of syncs.
 pub fn start() -> Now {
     Now { at: Duration::ZERO, unix_s: START_S + 10_000 }
 }
 
-/// Syncs once. A live sync is stopped when it has looked at everything, or after `most`.
+/// Runs one sync. A live sync is stopped after a complete round, or after `most`.
 pub fn sync_once(
     peer: &mut ModelPeer,
     store: &mut ModelStore,

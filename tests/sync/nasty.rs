@@ -1,4 +1,4 @@
-//! With a peer that does much of what a peer should not.
+//! A peer with many kinds of misbehaviour.
 
 use super::scripted::{Script, Scripted, Unknown, item};
 use super::support::*;
@@ -6,7 +6,7 @@ use negsync::sync::{Direction, Method, Options, Proof, Reason, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-/// An event whose signature is of another.
+/// An event with the signature of another one.
 fn forged(created_at: u64) -> String {
     let author = author(3);
     let (one, other) = (note(&author, created_at, "one"), note(&author, created_at, "other"));
@@ -33,7 +33,7 @@ async fn a_nasty_peer_gives_the_right_set_and_is_told_apart() {
     let peer = Scripted::start(&held, script).await;
     let mut expected = store.ids();
     expected.extend(theirs.iter().map(|json| id(json)));
-    let options = Options { attempts: Some(20), ..Options::default() };
+    let options = Options::default().attempts(20);
     let (report, notes) = sync_with(&store, &peer.url(), &options).await;
     assert_same(&store.ids(), &expected, &format!("{report:?} {notes:?}"));
     assert!(report.complete && !report.equal, "{report:?} {notes:?}");
@@ -66,7 +66,7 @@ async fn a_peer_that_lists_what_it_does_not_send_leaves_the_sync_incomplete() {
 
 async fn without_negentropy(how: Unknown) {
     let (shared, ours, theirs) = (notes(80, 400), notes(81, 100), notes(82, 300));
-    // Many of one second, more than a page.
+    // More events of one second than fit on a page.
     let crowd: Vec<String> =
         (0..60).map(|n| note(&author(6), START + 50, &format!("crowd {n}"))).collect();
     let store = TestStore::new(&[shared.clone(), ours].concat());
@@ -128,7 +128,7 @@ async fn a_peer_whose_answers_lead_nowhere_is_read() {
 async fn a_peer_that_sends_the_same_over_and_over_is_left() {
     let events = notes(88, 1);
     let store = TestStore::new(&[]);
-    // As good as for ever: nobody reads so many to the end.
+    // Practically without end.
     let script = Script { repeats: 150_000, ..Script::default() };
     let peer = Scripted::start(&events, script).await;
     let (report, notes) = sync_with(&store, &peer.url(), &Options::default()).await;
@@ -144,11 +144,11 @@ async fn what_is_only_compared_is_not_stored_from_a_peer_that_is_read() {
     let store = TestStore::new(&ours);
     let script = Script { without_negentropy: Some(Unknown::Notice), ..Script::default() };
     let peer = Scripted::start(&theirs, script).await;
-    let options = Options { dry_run: true, ..Options::default() };
+    let options = Options::default().dry_run(true);
     let (report, _) = sync_with(&store, &peer.url(), &options).await;
     assert_eq!((report.need, report.have), (40, 30), "{report:?}");
     assert_eq!((store.ids().len(), peer.ids().len()), (30, 40));
-    let options = Options { direction: Direction::Up, ..Options::default() };
+    let options = Options::default().direction(Direction::Up);
     let (report, _) = sync_with(&store, &peer.url(), &options).await;
     assert_eq!(report.differs.get(&Reason::NotToDownload), Some(&40), "{report:?}");
     assert!(report.complete && !report.equal, "{report:?}");
@@ -164,7 +164,7 @@ async fn a_peer_that_asks_who_we_are_is_told_when_there_is_a_key() {
         let mut store = TestStore::new(&ours);
         let script = Script { only_for: only_for.clone(), without_negentropy, ..Script::default() };
         let peer = Scripted::start(&theirs, script).await;
-        let options = Options { attempts: Some(1), ..Options::default() };
+        let options = Options::default().attempts(1);
         let (report, _) = sync_with(&store, &peer.url(), &options).await;
         assert!(!report.complete, "{report:?}");
         assert!(report.hint.unwrap().contains("NIP-42"), "{report:?}");
@@ -197,7 +197,7 @@ async fn what_answers_without_a_websocket_is_told_with_what_may_help() {
                 let _ = stream.write_all(text.as_bytes()).await;
             }
         });
-        let options = Options { attempts: Some(1), ..Options::default() };
+        let options = Options::default().attempts(1);
         let (report, _) = sync_with(&TestStore::new(&[]), &url, &options).await;
         let error = report.error.unwrap();
         assert!(error.contains(words), "{answer}: {error}");

@@ -1,4 +1,4 @@
-//! With relays that are not ours.
+//! Syncs with other relays.
 
 use super::support::*;
 use nostr_relay_builder::builder::RateLimit;

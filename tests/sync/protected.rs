@@ -1,5 +1,5 @@
-//! Events that only their author may publish (NIP-70), and those of keys that have vanished
-//! (NIP-62), between relays.
+//! Events that only their author may publish (NIP-70), and those of vanished keys (NIP-62), between
+//! relays.
 
 use super::support::*;
 use negsync::config::Config;
@@ -24,19 +24,19 @@ async fn protected_events_stay_where_their_author_put_them() {
         assert_eq!((report.stored, report.uploaded), (0, 0), "{report:?}");
         assert_eq!((store.ids().len(), relay.ids().len()), (51, 52), "{stored_before}");
         assert_eq!(report.differs.get(&Reason::Protected), Some(&3), "{report:?}");
-        // The second time they are not even asked for.
+        // The second time they are not even requested.
         assert_eq!(report.refused.is_empty(), stored_before, "{report:?}");
     }
 }
 
-/// Has the store's syncs move protected events.
+/// Makes the store's syncs move protected events.
 fn move_protected(store: &TestStore) {
     let mut config = Config::default();
     config.sync.protected = true;
     store.local.admission.reload(config).unwrap();
 }
 
-/// The operator of both relays may say that they are one.
+/// For relays of one operator, the operator may allow it.
 #[tokio::test(flavor = "multi_thread")]
 async fn protected_events_are_taken_where_the_operator_says_so() {
     let theirs = protected(2, "theirs");
@@ -48,7 +48,7 @@ async fn protected_events_are_taken_where_the_operator_says_so() {
     assert!(store.ids().contains(&id(&theirs)));
 }
 
-/// Two relays of one operator: with a key that sees all, private kinds become equal as well.
+/// Two relays of one operator: with a mirror key, private kinds become equal too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_moves_private_and_protected_events() {
     let mirror = author(9);
@@ -83,7 +83,7 @@ async fn what_has_vanished_does_not_come_back_from_a_peer() {
     let store = TestStore::new(&[stays.clone(), vec![request.clone()]].concat());
     let relay = TestRelay::holding(&gone).await;
     let report = sync_all(&store, &relay.url()).await;
-    // The request goes up, and there too all is gone.
+    // The request is sent, and removes everything there too.
     assert!(report.complete, "{report:?}");
     assert_eq!(report.stored, 0, "{report:?}");
     assert_same(&store.ids(), &relay.ids(), &format!("{report:?}"));

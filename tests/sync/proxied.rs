@@ -1,4 +1,4 @@
-//! Peers that are reached through a proxy, which is told their names.
+//! Peers behind a proxy, which resolves their names.
 
 use super::support::*;
 use crate::support::process::negsync;
@@ -14,10 +14,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 const LOGIN: &str = "me:se%2Fcret@";
 
-/// A proxy that leads every name to one relay.
+/// A proxy that connects every name to one relay.
 struct Proxy {
     address: SocketAddr,
-    /// What it was asked for.
+    /// The requested names.
     asked: Arc<Mutex<Vec<String>>>,
 }
 
@@ -53,7 +53,7 @@ impl Proxy {
     }
 }
 
-/// RFC 1928 and RFC 1929, as far as a name is asked for.
+/// RFC 1928 and RFC 1929, as far as names need them.
 async fn socks5(client: &mut TcpStream) -> io::Result<String> {
     let refused = || io::Error::other("not what the test expects");
     assert_eq!(client.read_u8().await?, 5);
@@ -74,7 +74,7 @@ async fn socks5(client: &mut TcpStream) -> io::Result<String> {
     }
     let mut head = [0; 4];
     client.read_exact(&mut head).await?;
-    // An address in place of a name is what must not come.
+    // An IP address instead of a name must not be sent.
     if head != [5, 1, 0, 3] {
         return Err(refused());
     }
@@ -118,7 +118,7 @@ async fn a_proxy_is_told_the_name_of_the_peer_and_nothing_is_looked_up_here() {
         for (login, shown) in [("", ""), (LOGIN, "me:se/cret@")] {
             let mut store = TestStore::new(&notes(171, 5));
             store.local = through(&store, proxy.via(scheme, login));
-            // No name of either kind leads anywhere else.
+            // Names of either kind are reachable only through the proxy.
             for (url, name) in [
                 ("ws://relay.invalid:7000", "relay.invalid:7000"),
                 ("ws://abcdefghijklmnop.onion", "abcdefghijklmnop.onion:80"),
@@ -145,7 +145,7 @@ async fn an_onion_service_without_a_proxy_is_refused_and_not_looked_up() {
     let ended = negsync(&["sync", "ws://abc.onion", "--store", path.to_str().unwrap()], "");
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.stderr.contains("sync.proxy"), "{ended:?}");
-    // A relay with such a peer does not start, or goes on as it was.
+    // A relay with such a peer does not start, or keeps its configuration.
     let mut config = Config::default();
     config.peers = vec![PeerConfig::new("ws://abc.onion".parse().unwrap())];
     assert!(matches!(Schedule::check(&config), Err(SyncError::OnionWithoutProxy { .. })));
@@ -168,7 +168,7 @@ async fn a_proxy_that_is_not_there_is_named_without_its_password() {
     assert!(!format!("{ended:?}").contains("cret"), "{ended:?}");
 }
 
-/// Of two peers one has a proxy of its own, several filters and a limit.
+/// One of two peers has its own proxy, several filters and a limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_has_its_own_proxy_filters_and_limits() {
     let [one, other] = [TestRelay::holding(&notes(172, 20)).await, TestRelay::holding(&[]).await];

@@ -1,6 +1,6 @@
-//! The sync's machine against random peers as values: no socket, no clock, no disk. Each run is
-//! held against what the peer really holds. `scripts/random-peers` makes more runs; one that fails
-//! prints its seed, and the fewest odd ways of the peer with which it still fails.
+//! The sync's machine against random peers as values: no socket, no clock, no disk. The result of
+//! each run is compared with the peer's contents. `scripts/random-peers` makes more runs; a failing
+//! one prints its seed, and the smallest set of the peer's faults with which it still fails.
 
 use super::model_peer::{Faults, PeerPlan};
 use super::model_sync::{Ended, START_S, sync_once};
@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 
-/// What is synced.
+/// The parameters of a run.
 #[derive(Clone, Debug)]
 struct RunPlan {
     seed: u64,
@@ -23,7 +23,7 @@ struct RunPlan {
     filter: &'static str,
     syncs: u32,
     peer: PeerPlan,
-    /// What our retention keeps.
+    /// The window that our retention keeps.
     kept: Option<RetentionWindow>,
 }
 
@@ -54,7 +54,7 @@ impl RunPlan {
             let since = START_S + rng.random_range(0..=plan.peer.seconds);
             let ageless_kinds = if rng.random_bool(0.5) { vec![7] } else { vec![] };
             plan.kept = Some(RetentionWindow { since, ageless_kinds });
-            // What is listed outside the window the store itself refuses, which the model does not.
+            // The store refuses events outside the window, but the model does not.
             plan.peer.faults.lists_all = false;
         }
         if rng.random_bool(0.1) {
@@ -80,7 +80,7 @@ impl RunPlan {
         }
     }
 
-    /// Runs it, and holds every verdict against what there is.
+    /// Runs it, and compares every verdict with the contents.
     fn run(&self) {
         let mut rng = StdRng::seed_from_u64(self.seed.wrapping_mul(31));
         let (mut peer, mut store) = self.peer.populate(&mut rng);
@@ -97,14 +97,14 @@ impl RunPlan {
             let tail = log.len().saturating_sub(80);
             let about = || format!("sync {number}: {report:#?}\n{}", log[tail..].join("\n"));
             let (ours, theirs) = (store.ids(self.filter), peer.shown(self.filter));
-            // Nothing is lost.
+            // No event is lost.
             assert!(
                 before.0.is_subset(&peer.ids_anywhere(self.filter)),
                 "the peer lost some; {}",
                 about()
             );
             assert!(before.1.is_subset(&ours), "we lost some; {}", about());
-            // What one relay took may be missing at another.
+            // An event accepted by one relay may be missing at another.
             let resent = if self.peer.faults.elsewhere > 0 { &[] } else { peer.resent() };
             assert!(resent.is_empty(), "{} sent again that were taken; {}", resent.len(), about());
             if self.dry_run {
@@ -159,7 +159,7 @@ impl RunPlan {
         }
     }
 
-    /// The panic of a run that fails.
+    /// The panic of a failing run.
     fn failure(&self) -> Option<String> {
         let ended = std::panic::catch_unwind(AssertUnwindSafe(|| self.run()));
         ended.err().map(|panic| {
@@ -169,7 +169,7 @@ impl RunPlan {
         })
     }
 
-    /// The same with as few odd ways of the peer, and as few events, as still fail.
+    /// The same with the fewest faults of the peer, and the fewest events, that still fail.
     fn shortened(&self) -> Self {
         let mut plan = self.clone();
         loop {
@@ -183,7 +183,7 @@ impl RunPlan {
     }
 }
 
-/// `NEGSYNC_PEERS` says how many runs, `NEGSYNC_SEED` where they begin.
+/// `NEGSYNC_PEERS` sets the number of runs, `NEGSYNC_SEED` the first seed.
 #[test]
 fn random_peers_get_no_verdict_that_is_not_true() {
     let number = |name: &str, default| {

@@ -1,4 +1,4 @@
-//! Relays that keep themselves in sync with their peers.
+//! Relays that sync with their peers by a schedule.
 
 use super::support::*;
 use crate::support::events::unix_now;
@@ -39,7 +39,7 @@ async fn publish(url: &str, events: &[String]) {
     }
 }
 
-/// Looks until all relays hold as many events as expected, and the same ones.
+/// Waits until all relays have the expected number of events, and the same ones.
 async fn converge(relays: &[&TestRelay], expected: usize) {
     let began = Instant::now();
     loop {
@@ -67,7 +67,7 @@ async fn a_chain_of_three_ends_equal_while_all_are_written_to() {
         let writers = urls.iter().zip(&written).map(|(url, events)| publish(url, events));
         futures_util::future::join_all(writers).await;
         converge(&[&first, &middle, &last], 1_200).await;
-        // And what is written when all are equal goes everywhere, too.
+        // Events published when all are equal are passed to all relays too.
         publish(&last.url(), &notes(116, 50)).await;
         converge(&[&first, &middle, &last], 1_250).await;
         for schedule in schedules {
@@ -97,7 +97,7 @@ async fn an_event_is_not_sent_back_to_where_it_came_from() {
     let store = TestStore::new(&notes(125, 100));
     let relay = TestRelay::holding(&notes(126, 100)).await;
     let stop = negsync::sync::CancellationToken::new();
-    let options = Options { live: true, stop: stop.clone(), ..Options::default() };
+    let options = Options::default().live(true).stop(stop.clone());
     let (local, url) = (store.local.clone(), relay.url());
     let (live, is_live) = tokio::sync::oneshot::channel();
     let mut live = Some(live);
@@ -116,7 +116,7 @@ async fn an_event_is_not_sent_back_to_where_it_came_from() {
     publish(&relay.url(), &notes(127, 80)).await;
     fill(&store.index, &notes(128, 60));
     let began = Instant::now();
-    // The peer has an event before we have read that it has.
+    // The peer may have an event before we have read its OK.
     while store.ids().len() < 340 || uploaded.load(Ordering::Relaxed) < 160 {
         assert!(began.elapsed() < PATIENCE, "{} {uploaded:?}", store.ids().len());
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -124,12 +124,12 @@ async fn an_event_is_not_sent_back_to_where_it_came_from() {
     stop.cancel();
     let report = syncing.await.unwrap();
     assert_eq!((report.stored, report.uploaded), (180, 160), "{report:?}");
-    // The live subscription brings the newest stored event; what we sent comes back by it, too.
+    // The live subscription returns the newest stored event, and events that we sent.
     assert!(report.duplicates <= 161, "{report:?}");
     assert_same(&store.ids(), &relay.ids(), "");
 }
 
-/// Looks until the only peer of `relay` stands as expected.
+/// Waits until the only peer of `relay` has the expected state.
 async fn status_when(
     relay: &TestRelay,
     what: &str,
@@ -162,7 +162,7 @@ async fn how_a_peer_stands_is_known_all_the_time() {
         assert_eq!((tally.stored, tally.uploaded), (80, 120));
         assert!(tally.round_trips > 0 && tally.bytes_up > 0 && tally.bytes_down > 0);
         assert_eq!(last.verdict, Verdict::Equal);
-        // What is written later moves, and is counted once.
+        // Later events are moved, and counted once.
         publish(&there.url(), &notes(142, 30)).await;
         let status = status_when(&here, "at 110", |status| status.totals.stored == 110).await;
         if live {
@@ -176,8 +176,8 @@ async fn how_a_peer_stands_is_known_all_the_time() {
     }
 }
 
-/// What is said of a peer is what was met with: one that was reached is never "not reached", and only a
-/// peer without a difference is said to be equal.
+/// The reported state of a peer is accurate: a reached peer is never "not reached", and only a peer
+/// without differences is called equal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_refuses_is_told_from_one_that_is_away() {
     let shared = notes(150, 20);

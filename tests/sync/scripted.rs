@@ -1,5 +1,5 @@
-//! A relay that does what a test says: how much of NIP-77 it knows, how long its answers are, when
-//! it hangs up. It checks nothing, so that it can hold what no relay should.
+//! A relay that follows a script: its support of NIP-77, the length of its answers, and its
+//! hang-ups. It checks nothing, so that it can have events that no relay should.
 
 use futures_util::{SinkExt, StreamExt};
 use negsync::item::Item;
@@ -15,48 +15,48 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-/// What is said to a NEG-OPEN by a relay that does not know it, or does not know how.
+/// The answer to a NEG-OPEN of a relay that does not support it, or not correctly.
 #[derive(Clone, Copy, Debug)]
 pub enum Unknown {
     Notice,
     Closed,
     NegErr,
     Silence,
-    /// However small the set is.
+    /// For sets of any size.
     TooLarge,
-    /// Another fingerprint, whatever is asked.
+    /// Always a different fingerprint.
     Fingerprint,
 }
 
-/// Whether a connection ends instead of bringing an event: the connection's number and the event's
-/// place on it, both from 0, and the event's id.
+/// Whether a connection ends instead of sending an event: gets the index of the connection, the
+/// index of the event on it, and the event's id.
 pub type Cuts = Arc<dyn Fn(usize, usize, &[u8; 32]) -> bool + Send + Sync>;
 
-/// What is told of the number of events that match.
+/// The result of COUNT, given the number of matching events.
 pub type Counts = Arc<dyn Fn(usize) -> Value + Send + Sync>;
 
-/// How the relay behaves.
+/// The behaviour of the relay.
 #[derive(Clone)]
 pub struct Script {
-    /// `None`: as a relay with NIP-77.
+    /// `None`: a relay with NIP-77.
     pub without_negentropy: Option<Unknown>,
     pub frame_limit_bytes: usize,
-    /// The most events that a REQ brings, whatever it asks.
+    /// Maximum number of events returned for any REQ.
     pub events_per_req: usize,
-    /// The connection is cut at every so many-th message sent.
+    /// The connection is cut after each multiple of this number of messages.
     pub cut_every: Option<usize>,
     pub cuts: Option<Cuts>,
-    /// An EVENT is answered with OK true and not kept.
+    /// An EVENT is answered with OK true but not kept.
     pub forgets: bool,
-    /// What a REQ by ids is refused with.
+    /// The refusal of a REQ by ids.
     pub refuses_ids: Option<String>,
-    /// How often each event is sent that a REQ brings.
+    /// The number of times that each event of a REQ is sent.
     pub repeats: usize,
-    /// Sent with every REQ, whatever it asks.
+    /// Sent with every REQ.
     pub unasked: Option<String>,
-    /// NIP-42: nothing is done for anyone but the holder of this public key.
+    /// NIP-42: everything is refused without authentication by this public key.
     pub only_for: Option<String>,
-    /// NIP-45, which the NIP-11 document then names.
+    /// NIP-45, which the NIP-11 document then lists.
     pub counts: Option<Counts>,
 }
 
@@ -113,7 +113,7 @@ impl Scripted {
                 let shared = Arc::clone(&shared);
                 tokio::spawn(async move {
                     let Ok(stream) = tell_document(&shared, stream).await else { return };
-                    // A request for the NIP-11 document is not one for a WebSocket: it ends here.
+                    // A request for the NIP-11 document is not an upgrade: it ends here.
                     if let Ok(socket) = tokio_tungstenite::accept_async(stream).await {
                         serve(&shared, socket).await;
                     }
@@ -127,12 +127,12 @@ impl Scripted {
         format!("ws://{}", self.address)
     }
 
-    /// Has one event more from now on.
+    /// Adds an event.
     pub fn add(&self, json: &str) {
         self.events.lock().unwrap().insert(item(json), json.to_owned());
     }
 
-    /// How often it was asked to count.
+    /// The number of COUNT requests.
     pub fn counted(&self) -> usize {
         self.counted.load(Ordering::Relaxed)
     }
@@ -142,7 +142,7 @@ impl Scripted {
     }
 }
 
-/// The item of an event, however wrong the rest of it is.
+/// The item of an event, which may be invalid otherwise.
 pub fn item(json: &str) -> Item {
     let event: Value = serde_json::from_str(json).unwrap();
     let mut id = [0; 32];
@@ -150,7 +150,8 @@ pub fn item(json: &str) -> Item {
     Item::new(event["created_at"].as_u64().unwrap(), id)
 }
 
-/// Answers a request for the NIP-11 document, if there is one; else the stream is as it was.
+/// Answers a request for the NIP-11 document, if there is one; otherwise leaves the stream
+/// unchanged.
 async fn tell_document(shared: &Shared, mut stream: TcpStream) -> std::io::Result<TcpStream> {
     let mut head = [0; 2_048];
     let length = stream.peek(&mut head).await?;
@@ -166,7 +167,7 @@ async fn tell_document(shared: &Shared, mut stream: TcpStream) -> std::io::Resul
     Ok(stream)
 }
 
-/// Serves until the client leaves or the script says so; the socket is then dropped as it is.
+/// Serves until the client disconnects or the script ends it; the socket is then dropped.
 async fn serve(shared: &Shared, mut socket: WebSocketStream<TcpStream>) {
     let mut sessions: HashMap<String, Responder<SortedItems>> = HashMap::new();
     let mut is_known = shared.script.only_for.is_none();
@@ -189,7 +190,7 @@ async fn serve(shared: &Shared, mut socket: WebSocketStream<TcpStream>) {
         for answer in answers {
             let sent = shared.sent.fetch_add(1, Ordering::Relaxed) + 1;
             if shared.cuts(connection, brought, &answer) {
-                // What was sent before still arrives.
+                // Earlier messages still arrive.
                 let _ = socket.get_mut().shutdown().await;
                 while let Some(Ok(_)) = socket.next().await {}
                 return;
@@ -205,7 +206,7 @@ async fn serve(shared: &Shared, mut socket: WebSocketStream<TcpStream>) {
     }
 }
 
-/// How each verb is refused to one who has not said who he is.
+/// The refusal of each verb without authentication.
 fn auth_required(message: &Value) -> String {
     let text = "auth-required: who are you?";
     match message[0].as_str().unwrap() {
@@ -217,7 +218,7 @@ fn auth_required(message: &Value) -> String {
 }
 
 impl Shared {
-    /// NIP-42: whether the event is what only the right one can sign.
+    /// NIP-42: whether the event is signed by the required key.
     fn proves(&self, event: &Value) -> bool {
         let has = |name: &str, value: &str| {
             event["tags"].as_array().unwrap().iter().any(|tag| {
@@ -295,7 +296,7 @@ impl Shared {
         answer[0] == "EVENT" && cuts(connection, brought, &item(&answer[2].to_string()).id)
     }
 
-    /// One range up to infinity, of a set that nobody has.
+    /// One range up to infinity, of a set that does not exist.
     fn fingerprint(&self, id: &str) -> Vec<String> {
         let fingerprint = self.sent.load(Ordering::Relaxed);
         vec![json!(["NEG-MSG", id, format!("61000001{fingerprint:032x}")]).to_string()]

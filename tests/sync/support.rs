@@ -17,7 +17,7 @@ pub const START: u64 = 1_700_000_000;
 /// Longer than any test may take.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Someone who signs.
+/// An author with a key.
 pub fn author(number: u8) -> Keys {
     Keys::new(SecretKey::from_slice(&[number.max(1); 32]).unwrap())
 }
@@ -37,7 +37,7 @@ pub fn event(author: &Keys, kind: u16, created_at: u64, tags: Vec<Tag>, content:
         .as_json()
 }
 
-/// Signed notes of a seed: the same seed makes the same.
+/// Signed notes of a seed: the same seed gives the same notes.
 pub fn notes(seed: u64, count: usize) -> Vec<String> {
     let mut rng = StdRng::seed_from_u64(seed);
     let author = author(seed as u8 + 1);
@@ -60,7 +60,7 @@ pub struct TestStore {
 impl TestStore {
     pub fn new(events: &[String]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let options = StoreOptions { synchronous: Synchronous::Normal, ..StoreOptions::default() };
+        let options = StoreOptions::default().synchronous(Synchronous::Normal);
         let path = folder.path().join("store.sqlite");
         let index = Index::open(&path, options, 64 << 20).unwrap();
         fill(&index, events);
@@ -73,7 +73,7 @@ impl TestStore {
     }
 }
 
-/// Stores events; all have to be new.
+/// Stores events; all must be new.
 pub fn fill(index: &Index, events: &[String]) {
     let events = events.iter().map(|json| Event::parse(json).unwrap().verify().unwrap()).collect();
     let outcomes = index.store().publish(events).unwrap();
@@ -90,7 +90,7 @@ pub fn ids(index: &Index) -> BTreeSet<[u8; 32]> {
     ids
 }
 
-/// Fails with the number of ids that differ rather than with all of them.
+/// Fails with the number of differing ids instead of all of them.
 pub fn assert_same(ours: &BTreeSet<[u8; 32]>, theirs: &BTreeSet<[u8; 32]>, about: &str) {
     let (have, need) = (ours.difference(theirs).count(), theirs.difference(ours).count());
     assert!(have + need == 0, "{have} only here, {need} only there; {about}");
@@ -102,7 +102,7 @@ pub fn id(event: &str) -> [u8; 32] {
 }
 
 impl TestRelay {
-    /// A relay that holds these events, with the limits of the default configuration.
+    /// A relay with these events and the limits of the default configuration.
     pub async fn holding(events: &[String]) -> Self {
         Self::holding_with(events, |_| {}).await
     }
@@ -124,12 +124,12 @@ impl TestRelay {
     }
 }
 
-/// A sync of everything both ways, within [`PATIENCE`].
+/// A sync of all events in both directions, within [`PATIENCE`].
 pub async fn sync_all(store: &TestStore, url: &str) -> Report {
     sync_with(store, url, &Options::default()).await.0
 }
 
-/// A sync, and what it noted.
+/// A sync, and its notes.
 pub async fn sync_with(store: &TestStore, url: &str, options: &Options) -> (Report, Vec<String>) {
     let mut notes = Vec::new();
     let report = {

@@ -1,5 +1,4 @@
-//! `wss://`: a relay of ours behind a TLS server, with certificates that are to be believed and
-//! others.
+//! `wss://`: a relay of ours behind a TLS server, with trusted and other certificates.
 
 use super::support::*;
 use crate::support::process::Ended;
@@ -38,7 +37,7 @@ fn signed(folder: &Path, name: &str, host: &str) {
     certificate(folder, name, &[&by[..], &["-addext", &host]].concat());
 }
 
-/// Serves TLS with a certificate, and passes what it hears on to `target`.
+/// Serves TLS with a certificate, and forwards to `target`.
 async fn serve(folder: &Path, name: &str, target: SocketAddr) -> String {
     let file = |ending: &str| folder.join(format!("{name}.{ending}"));
     let chain = CertificateDer::pem_file_iter(file("pem")).unwrap();
@@ -65,7 +64,7 @@ async fn serve(folder: &Path, name: &str, target: SocketAddr) -> String {
     format!("wss://localhost:{port}")
 }
 
-/// A configuration that believes the file, or only the authorities that browsers believe.
+/// A configuration that trusts the file, or only the authorities that browsers trust.
 fn config(folder: &Path, name: &str, ca_file: Option<&str>) -> PathBuf {
     let path = folder.join(format!("{name}.toml"));
     let ca_file = ca_file.map(|file| format!("[sync]\nca_file = {:?}\n", folder.join(file)));
@@ -75,7 +74,7 @@ fn config(folder: &Path, name: &str, ca_file: Option<&str>) -> PathBuf {
     path
 }
 
-/// A sync to which the environment names our authority: only the configuration counts.
+/// A sync with our authority in the environment: only the configuration counts.
 async fn sync(url: &str, config: &Path) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
     command.args(["sync", url, "--config"]).arg(config);
@@ -103,7 +102,7 @@ async fn a_certificate_is_believed_when_its_authority_is_and_it_names_the_host()
     let strange = config(folder, "strange", None);
     let named = config(folder, "named", Some("ca.pem"));
 
-    // At the same time, since each is tried again a few times.
+    // At the same time, since each is retried a few times.
     let refused = tokio::join!(sync(&alone, &public), sync(&good, &strange), sync(&other, &named));
     for (ended, words) in [
         (refused.0, "signed by no authority that is believed; sync.ca_file can name"),

@@ -1,5 +1,5 @@
-//! Two relays behind one address, each with a set of its own: connections lead to one and the other by
-//! turns, and break. What is proven is proven of the relay behind the last connection alone.
+//! Two relays behind one address, each with its own set: connections lead to them in turn, and
+//! break. A proof holds only for the relay behind the last connection.
 
 use super::model_peer::{Faults, Neg, PeerPlan};
 use super::model_sync::sync_once;
@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::collections::BTreeSet;
 
-/// Two relays, one of which lacks three of ten events of the other and has three more.
+/// Two relays, one of which lacks three of ten events of the other and has three others.
 fn plan(neg: Neg, shared: usize) -> PeerPlan {
     PeerPlan {
         neg,
@@ -40,7 +40,7 @@ fn settings() -> Settings {
     }
 }
 
-/// Syncs once. Returns whether our set is that of the relay behind the last connection.
+/// Runs one sync. Returns whether our set equals that of the relay behind the last connection.
 fn sync_with_two(neg: Neg, shared: usize) -> (Report, bool) {
     let (mut peer, mut store) = plan(neg, shared).populate(&mut StdRng::seed_from_u64(7));
     let report = sync_once(&mut peer, &mut store, settings(), None).report;
@@ -65,7 +65,8 @@ fn a_sync_over_several_connections_is_equal_only_where_one_of_them_shows_all() {
     }
 }
 
-/// What was read since a mark goes over connections, too: an event that came on one may be missing on the next.
+/// A reading since a mark uses several connections too: an event from one may be missing on the
+/// next.
 #[test]
 fn a_reading_since_a_mark_claims_nothing_that_another_connection_showed() {
     let mut claims = 0;
@@ -83,7 +84,7 @@ fn a_reading_since_a_mark_claims_nothing_that_another_connection_showed() {
             let (ours, theirs) = (store.ids("{}"), peer.shown("{}"));
             let second = |id| store.second(id).or_else(|| peer.second(id)).unwrap();
             let newer = ours.symmetric_difference(&theirs).filter(|id| second(id) >= since);
-            // A private kind that was taken and is not shown is named.
+            // A private kind that was accepted and is not shown is reported.
             let is_named = |id| !report.not_compared.is_empty() && store.is_private(id);
             let newer = newer.filter(|id| !is_named(id)).count();
             let is_claimed = report.verdict == Verdict::CaughtUp;

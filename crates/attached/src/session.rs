@@ -1,18 +1,17 @@
 //! Connections to the server, for blocking threads.
 
-use negsync_nostr::relay_url::check_login;
+use negsync_postgres::Address;
 use negsync_store::{Deadline, StoreError};
 use std::future::Future;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
-use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, NoTls, Row};
+use tokio_postgres::{Client, Row};
 
-/// Timeout for connecting.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The name of the connections on the server.
+const APPLICATION: &str = "negsync attach";
 /// Timeout for one statement. Long scans are read in portions.
 pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Additional time for the server to report that the statement has timed out.
@@ -46,6 +45,15 @@ pub(crate) enum DatabaseError {
 }
 
 impl DatabaseError {
+    /// An address that cannot be used, or a server that cannot be reached.
+    fn of_connection(error: StoreError) -> Self {
+        match error {
+            StoreError::Address(reason) => Self::Refused(reason),
+            StoreError::Database { source, .. } => Self::Refused(source.to_string()),
+            other => Self::Store(other),
+        }
+    }
+
     /// As an error of a store that is read from this database.
     pub(crate) fn of(self, database: &str) -> StoreError {
         match self {
@@ -79,40 +87,23 @@ fn described(error: &tokio_postgres::Error) -> String {
 
 /// The address for new connections, and the thread that runs their I/O.
 pub(crate) struct ServerConnector {
-    config: Config,
+    address: Address,
     // `None` once dropped: waiting for it inside an async task would panic.
     runtime: Option<Runtime>,
 }
 
 impl ServerConnector {
-    /// `url` is `postgres://USER@HOST/DATABASE`. Without a password in it, `PGPASSWORD` is used.
+    /// `url` is `postgres://USER@HOST/DATABASE`, as for a store.
     pub(crate) fn new(url: &str) -> Outcome<Self> {
         let refused = |reason: String| DatabaseError::Refused(reason);
-        check_login(url).map_err(|error| refused(error.to_string()))?;
-        let mut config: Config = url
-            .parse()
-            .map_err(|error| refused(format!("the address is not valid: {}", described(&error))))?;
-        if config.get_ssl_mode() == SslMode::Require {
-            let reason = "TLS to the database is not supported; leave sslmode out and reach the \
-                          server through a Unix socket, loopback or a private network";
-            return Err(refused(reason.into()));
-        }
-        if config.get_password().is_none()
-            && let Ok(password) = std::env::var("PGPASSWORD")
-        {
-            config.password(password);
-        }
-        config.ssl_mode(SslMode::Disable);
-        config.application_name("negsync attach");
-        config.connect_timeout(CONNECT_TIMEOUT);
-        config.tcp_user_timeout(STATEMENT_TIMEOUT);
+        let address = Address::of_other(url, APPLICATION).map_err(DatabaseError::of_connection)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("postgres")
             .enable_all()
             .build()
             .map_err(|error| refused(format!("cannot start a thread: {error}")))?;
-        Ok(Self { config, runtime: Some(runtime) })
+        Ok(Self { address, runtime: Some(runtime) })
     }
 
     /// Runs a task to its end while this thread waits.
@@ -166,14 +157,15 @@ pub(crate) struct RelaySession {
 
 impl RelaySession {
     pub(crate) fn open(connector: &Arc<ServerConnector>, deadline: &Deadline) -> Outcome<Self> {
-        let config = connector.config.clone();
+        let address = connector.address.clone();
         let ended = Arc::new(OnceLock::new());
         let reason = Arc::clone(&ended);
         let connect = async move {
-            let (client, mut connection) = config.connect(NoTls).await?;
+            let opened = address.open_client().await;
+            let (client, mut served) = opened.map_err(DatabaseError::of_connection)?;
             tokio::spawn(async move {
                 // Recorded before the waiting statements fail.
-                if let Err(error) = (&mut connection).await {
+                if let Err(error) = served.as_mut().await {
                     let _ = reason.set(described(&error));
                 }
             });
@@ -229,9 +221,9 @@ impl RelaySession {
 
     /// Asks the server to cancel the running statement.
     fn cancel(&self) {
-        let token = self.client.cancel_token();
+        let (token, address) = (self.client.cancel_token(), self.connector.address.clone());
         if let Some(runtime) = &self.connector.runtime {
-            runtime.spawn(async move { token.cancel_query(NoTls).await });
+            runtime.spawn(async move { address.cancel(token).await });
         }
     }
 }

@@ -1,10 +1,10 @@
-//! A set on a file, beside the same in a tree: how long it takes to write and to open, what it takes
-//! of memory, and what a session costs the responder.
+//! A set in a file, compared with the same set in a tree: the time to write and to open it, its
+//! memory, and the cost of a session for the responder.
 //!
-//! `cargo bench -p negsync-index --bench sorted_file [-- <items>]`: ten million unless told otherwise,
-//! and one million beside them. Of each message of a session the shortest time of ten runs counts, so
-//! that what else the machine does falls away. Memory is that of a fresh process, resident and
-//! anonymous (Linux): pages of the file that the system keeps are not in it.
+//! `cargo bench -p negsync-index --bench sorted_file [-- <items>]`: ten million by default,
+//! compared with one million. For each message of a session the shortest time of ten runs counts,
+//! which removes the noise of other work on the machine. Memory is the resident anonymous memory of
+//! a fresh process (Linux), without pages of the file in the system's cache.
 
 use negsync_index::{FileIdentity, FileWriter, ItemSet, SortedFile, Tree};
 use negsync_reconcile::{
@@ -21,9 +21,9 @@ const REPEATS: usize = 10;
 const MISSING: usize = 100;
 const FRAME_LIMIT_BYTES: usize = 60_000;
 const IDENTITY: FileIdentity = FileIdentity { set: [0; 32], mark: [0; 16] };
-/// How many items were added and removed since the file, in the rows that say so.
+/// Number of items added and removed since the file was written, in the rows with changes.
 const CHANGES: usize = 100_000;
-/// What is asked for.
+/// Maximum as a multiple of the time for a million items.
 const MOST_OF_A_MILLION: f64 = 3.0;
 
 fn main() {
@@ -45,7 +45,7 @@ fn main() {
     println!("{ratio:.2} times that of a million; at most {MOST_OF_A_MILLION}: {verdict}");
 }
 
-/// Measures a file of so many items, and returns what a session over it costs.
+/// Measures a file of `count` items, and returns the cost of a session over it.
 fn measure(folder: &Path, count: usize) -> Duration {
     let path = folder.join(count.to_string());
     let began = Instant::now();
@@ -82,7 +82,7 @@ fn ascending(count: usize) -> impl Iterator<Item = Item> {
     })
 }
 
-/// What it takes `set` to answer one who lacks some of it, scattered.
+/// The time of `set` to answer a peer that lacks some scattered items.
 fn responder_time(set: &ItemSet) -> Duration {
     let mut rng = StdRng::seed_from_u64(SEED);
     let mut theirs = set.clone();
@@ -91,8 +91,7 @@ fn responder_time(set: &ItemSet) -> Duration {
     let lost = theirs.remove_batch(&lost);
     let mut best = Vec::new();
     for _ in 0..REPEATS {
-        let options =
-            InitiatorOptions { frame_limit_bytes: FRAME_LIMIT_BYTES, ..Default::default() };
+        let options = InitiatorOptions::default().frame_limit_bytes(FRAME_LIMIT_BYTES);
         let mut initiator = Initiator::new(&theirs, options).unwrap();
         let mut responder = Responder::new(set, FRAME_LIMIT_BYTES).unwrap();
         let mut found = Difference::new();
@@ -115,7 +114,7 @@ fn responder_time(set: &ItemSet) -> Duration {
     best.into_iter().sum()
 }
 
-/// What became resident and anonymous in this process by opening a file and by a session over it.
+/// The increase of resident anonymous memory by opening a file, and by a session over it.
 fn print_memory(path: &str) {
     let before = anonymous_bytes();
     let set = ItemSet::from(SortedFile::open(Path::new(path), &IDENTITY).unwrap());

@@ -1,8 +1,8 @@
-//! Whatever is written, removed and broken between one start and the next, every set equals a scan
-//! of the store, and sessions answer from the moment that they began at. Files are written at a few
-//! dozen changes here, so that it happens all the time.
+//! After any writes, removals and damage between two starts, every set equals a scan of the store,
+//! and sessions answer from the snapshot with which they began. Files are written after a few dozen
+//! changes here, so that it happens often.
 //!
-//! `NEGSYNC_INDEX_RUNS` and `NEGSYNC_SEED` say how many runs and from which seed on.
+//! `NEGSYNC_INDEX_RUNS` and `NEGSYNC_SEED` set the number of runs and the first seed.
 
 use super::*;
 use negsync_store::{Event, ManualClock, StoreError, Synchronous, VerifiedEvent};
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// When the tests begin.
+/// The start of the tests.
 const NOW: u64 = 1_700_000_000;
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -33,23 +33,21 @@ fn seeds(runs: u64) -> std::ops::Range<u64> {
     first..first + number("NEGSYNC_INDEX_RUNS").unwrap_or(runs)
 }
 
-/// Opens the index once nobody has the store open: the threads of one that was dropped without being
+/// Opens the index once the store is free: the threads of an index that was dropped without being
 /// closed hold it until they end.
 fn open(path: &Path, private_kinds: &[u16], least: usize) -> Index {
     open_by(&ManualClock::at(NOW), path, private_kinds, least)
 }
 
-/// As [`open`], by a clock that is set.
+/// Like [`open`], with a clock that the test sets.
 fn open_by(clock: &ManualClock, path: &Path, private_kinds: &[u16], least: usize) -> Index {
     let began = Instant::now();
     let private_kinds = PrivateKinds::new(private_kinds.iter().copied());
-    let options = StoreOptions {
-        synchronous: Synchronous::Normal,
-        readers: 3,
-        private_kinds,
-        clock: Clock::from(clock),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default()
+        .synchronous(Synchronous::Normal)
+        .readers(3)
+        .private_kinds(private_kinds)
+        .clock(Clock::from(clock));
     loop {
         match Index::open_with(
             path,
@@ -65,7 +63,7 @@ fn open_by(clock: &ManualClock, path: &Path, private_kinds: &[u16], least: usize
     }
 }
 
-/// Brings events of every kind of lifetime.
+/// Writes events of every lifetime.
 struct Author {
     rng: StdRng,
     clock: ManualClock,
@@ -100,7 +98,7 @@ impl Author {
                 None => (1, "[]".to_owned()),
             },
         };
-        // Vanishing takes all that its author has written before.
+        // A request to vanish removes everything that its author has written before.
         let author = if kind == 62 { 9 } else { self.rng.random_range(0..10) };
         let created_at = self.rng.random_range(0..1_000);
         let mut id = [0; 32];
@@ -148,7 +146,7 @@ fn is_on_files(index: &Index) -> bool {
     sets.is_some_and(|sets| sets.iter().all(ItemSet::has_file))
 }
 
-/// Waits until the index is loaded and nothing is due to be written.
+/// Waits until the index is loaded and no write is due.
 fn settled(index: &Index, rule: WriteRule) {
     let keeper = index.sets.keeper.as_ref().unwrap();
     while index.sets.catalog.resident_sets().is_none_or(|sets| rule.is_met(&sets)) {
@@ -166,7 +164,7 @@ fn files_of(path: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Does something to the files of a store that is closed. Returns what it was.
+/// Changes the files of a closed store. Returns the name of the change.
 fn disturb(rng: &mut StdRng, path: &Path, kept: &mut Vec<(PathBuf, Vec<u8>)>) -> &'static str {
     let files = files_of(path);
     let Some(file) = files.choose(rng) else { return "there is no file" };
@@ -188,7 +186,7 @@ fn disturb(rng: &mut StdRng, path: &Path, kept: &mut Vec<(PathBuf, Vec<u8>)>) ->
             "a file was cut"
         }
         3 => {
-            // Of a process that was killed, and of an earlier mark.
+            // Files of a killed process, and of an earlier mark.
             std::fs::write(format!("{}.partial", file.display()), &bytes).unwrap();
             kept.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
             "old files came back"
@@ -245,7 +243,7 @@ fn every_set_equals_a_scan_after_any_writes_stops_and_damage() {
             }
             match author.rng.random_range(0..3) {
                 0 => index.close(),
-                // As a crash, but that the log of the store is moved.
+                // Like a crash, except that the store's log is moved.
                 _ => drop(index),
             }
             last = disturb(&mut author.rng, &path, &mut kept);
@@ -259,12 +257,12 @@ fn every_set_equals_a_scan_after_any_writes_stops_and_damage() {
     assert!(from_files > 0);
 }
 
-/// Set for the process that is killed: the store that it writes to.
+/// Set for the process to be killed: the store that it writes to.
 const WRITTEN_STORE: &str = "NEGSYNC_INDEX_STORE";
-/// Set for the process that is killed: the seed of what it writes.
+/// Set for the process to be killed: the seed of its writes.
 const WRITTEN_SEED: &str = "NEGSYNC_INDEX_STREAM";
 
-/// What the process does that is killed.
+/// The work of the process to be killed.
 fn write_until_killed(path: &Path, seed: u64) -> ! {
     let mut author = Author::new(seed);
     let index = open(path, PRIVATE[1], 60);
@@ -274,7 +272,7 @@ fn write_until_killed(path: &Path, seed: u64) -> ! {
     }
 }
 
-/// Starts this program again, as a process that runs only the test of this name in this module.
+/// Starts this program again, as a process that runs only this test of the module.
 fn start_writer(test: &str, path: &Path, seed: u32) -> Child {
     let (_, module) = module_path!().split_once("::").unwrap();
     Command::new(std::env::current_exe().unwrap())
@@ -288,7 +286,7 @@ fn start_writer(test: &str, path: &Path, seed: u32) -> Child {
 
 #[test]
 fn every_set_equals_a_scan_after_a_kill_at_any_moment() {
-    // The process that this test starts and kills is this test again.
+    // The process that this test starts and kills runs this test too.
     if let Some(path) = std::env::var_os(WRITTEN_STORE) {
         write_until_killed(Path::new(&path), number(WRITTEN_SEED).unwrap());
     }
@@ -314,7 +312,7 @@ fn every_set_equals_a_scan_after_a_kill_at_any_moment() {
     }
 }
 
-/// A part of the disk goes bad under an index that is in use.
+/// A part of the disk becomes unreadable under an index in use.
 #[test]
 fn a_file_that_cannot_be_read_any_more_is_made_anew_and_answers_nothing_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
@@ -329,7 +327,7 @@ fn a_file_that_cannot_be_read_any_more_is_made_anew_and_answers_nothing_meanwhil
     file.set_len(0).unwrap();
     let _ = session.to_vec();
     assert!(matches!(index.sets().check(&session), Err(StoreError::IndexLost)));
-    // Refused until it is made anew, and then whole.
+    // Refused until it is rebuilt, and then complete.
     while index.snapshot(&[Filter::default()], usize::MAX).is_err() {
         std::thread::yield_now();
     }

@@ -1,4 +1,4 @@
-//! Whatever is written, every set that the index gives out equals a fresh scan of the store.
+//! After any writes, every set of the index equals a new scan of the store.
 
 use negsync_index::{Catalog, Index};
 use negsync_reconcile::Item;
@@ -14,11 +14,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Enough for the sets of the broad filters to be costly, and so kept.
+/// Enough for the sets of broad filters to be costly, and so kept.
 const FIRST_EVENTS: usize = 12_000;
 const AUTHORS: u64 = 12;
 
-/// Filters whose sets are kept, are too small to be, and are slices of kept ones.
+/// Filters whose sets are kept, are too small to be kept, or are slices of kept ones.
 const FILTERS: [&str; 10] = [
     "{}",
     r#"{"kinds":[1]}"#,
@@ -32,13 +32,13 @@ const FILTERS: [&str; 10] = [
     r#"{"kinds":[7],"limit":3}"#,
 ];
 
-/// When the tests begin.
+/// The start of the tests.
 const NOW: u64 = 1_700_000_000;
 
 struct Writer {
     rng: StdRng,
     clock: ManualClock,
-    // Ids that deletions choose from.
+    // Ids from which deletions choose.
     known: Vec<(u64, String)>,
 }
 
@@ -70,7 +70,7 @@ impl Writer {
         }
     }
 
-    /// Signatures are not what is tested here: the event is taken as verified.
+    /// Signatures are not tested here: the event counts as verified.
     fn make(&mut self, author: u64, created_at: u64, kind: u16, tags: String) -> VerifiedEvent {
         let mut id = [0; 32];
         self.rng.fill_bytes(&mut id);
@@ -95,17 +95,15 @@ fn open_with(
     clock: &ManualClock,
 ) -> Index {
     let private_kinds = PrivateKinds::new(private_kinds.iter().copied());
-    let options = StoreOptions {
-        synchronous: Synchronous::Normal,
-        readers: 4,
-        private_kinds,
-        clock: Clock::from(clock),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default()
+        .synchronous(Synchronous::Normal)
+        .readers(4)
+        .private_kinds(private_kinds)
+        .clock(Clock::from(clock));
     Index::open(path, options, memory_bytes).unwrap()
 }
 
-/// The set as the index gives it.
+/// The set of the index.
 fn given(index: &Index, filter: &Filter) -> Vec<Item> {
     let set = index.snapshot(std::slice::from_ref(filter), usize::MAX).unwrap();
     let mut items = Vec::new();
@@ -113,7 +111,7 @@ fn given(index: &Index, filter: &Filter) -> Vec<Item> {
     items
 }
 
-/// The set as the store has it, by a scan and NIP-01's `limit`.
+/// The set of the store, by a scan with NIP-01's `limit`.
 fn scanned(index: &Index, filter: &Filter) -> Vec<Item> {
     let mut items = BTreeSet::new();
     index
@@ -142,9 +140,9 @@ fn check(index: &Index, filter: &Filter, seed: u64) {
 fn every_set_equals_a_fresh_scan_after_any_writes() {
     for seed in 0..4 {
         let dir = tempfile::tempdir().unwrap();
-        // In half of the runs there is room for one kept set or two, and others are evicted.
+        // In half of the runs there is room for one or two kept sets, and others are evicted.
         let memory_bytes = if seed % 2 == 0 { 64 << 20 } else { 500_000 };
-        // The operator sees the same whichever kinds are kept apart.
+        // The operator sees the same, whichever kinds are private.
         let private_kinds: [&[u16]; 4] = [&[], &[7], &[1], &[7, 9, 30_000]];
         let path = dir.path().join("store.sqlite");
         let mut writer = Writer::new(seed);
@@ -202,7 +200,7 @@ fn a_set_that_is_acknowledged_is_in_the_next_snapshot_even_before_the_index_is_l
     }
 }
 
-/// Three items on a disk that can be read or not.
+/// Three items on a disk that may fail to be read.
 #[derive(Clone)]
 struct Faulty {
     fails: bool,
@@ -271,7 +269,7 @@ fn an_index_that_could_not_be_loaded_is_whole_once_the_disk_can_be_read_again() 
     assert!(catalog.snapshot(&disk(true), &all, 10).is_err());
     assert!(!catalog.statistics().is_loaded);
     assert_eq!(catalog.snapshot(&disk(false), &all, 10).unwrap().len(), 3);
-    // Kept: the disk is not asked again.
+    // Cached: the disk is not read again.
     assert!(catalog.statistics().is_loaded && catalog.contains(&Item::new(2, [2; 32])));
     assert_eq!(catalog.snapshot(&disk(true), &all, 10).unwrap().len(), 3);
 }

@@ -1,6 +1,6 @@
-//! Threads that publish, delete and remove, and threads that open sets meanwhile: each set is that
-//! of one commit, made no earlier than what had been told before it was asked for, and none is torn
-//! between two.
+//! Threads that publish, delete and remove, beside threads that open sets: each set is that of one
+//! commit, not older than the commits published before it was requested, and no set mixes two
+//! commits.
 
 use negsync_index::{Catalog, Index, Subscriber};
 use negsync_reconcile::Item;
@@ -20,10 +20,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const FIRST_EVENTS: usize = 12_000;
 const WRITERS: u64 = 3;
 const OPENERS: u64 = 3;
-/// How many commits each writer makes at the most; all together fit in a receiver's queue.
+/// Maximum number of commits of each writer; all together fit in a subscriber's queue.
 const WRITES: usize = 80;
 
-/// Filters whose sets are kept, are too small to be, are slices of kept ones, and are unions.
+/// Filters whose sets are kept, are too small to be kept, are slices of kept ones, or are unions.
 const FILTERS: [&[&str]; 9] = [
     &["{}"],
     &[r#"{"kinds":[1]}"#],
@@ -41,7 +41,7 @@ fn filters() -> Vec<Vec<Filter>> {
     FILTERS.iter().map(parse).collect()
 }
 
-/// An event of no author in particular, taken as verified.
+/// An event that counts as verified.
 fn event(rng: &mut StdRng, kind: u16, tags: &str) -> VerifiedEvent {
     let mut id = [0; 32];
     rng.fill_bytes(&mut id);
@@ -63,7 +63,7 @@ fn any_event(rng: &mut StdRng, known: &[Item]) -> VerifiedEvent {
         80..85 => event(rng, 0, "[]"),
         85..92 => event(rng, 30_000, &format!(r#"[["d","{tag}"]]"#)),
         _ => {
-            // Of the six authors one in six is the right one to delete it.
+            // One in six authors is the right one to delete it.
             let id = known.get(rng.random_range(0..known.len().max(1))).map(|item| item.id);
             let id = faster_hex::hex_string(&id.unwrap_or_default());
             event(rng, 5, &format!(r#"[["e","{id}"]]"#))
@@ -71,7 +71,7 @@ fn any_event(rng: &mut StdRng, known: &[Item]) -> VerifiedEvent {
     }
 }
 
-/// Counts the commits that have been told, of which sets know already.
+/// Counts the published commits, which the sets have applied already.
 struct Commits {
     receiver: Subscriber,
     seen: Vec<Arc<Change>>,
@@ -93,7 +93,7 @@ impl Commits {
     }
 }
 
-/// What a set holds: how many items, and the sum of their ids.
+/// The number of items of a set, and the sum of their ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Digest {
     items: usize,
@@ -112,7 +112,7 @@ impl Digest {
     }
 }
 
-/// A set that was opened when at least `earliest` commits had been made and at most `latest`.
+/// A set that was opened after at least `earliest` and at most `latest` commits.
 #[derive(Debug)]
 struct Opened {
     filter: usize,
@@ -121,7 +121,7 @@ struct Opened {
     digest: Digest,
 }
 
-/// Writes until done, and shows that what was acknowledged had been told before.
+/// Writes until done, and checks that acknowledged events were published before.
 fn write(index: &Index, mut commits: Commits, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut known: Vec<Item> = Vec::new();
@@ -163,7 +163,7 @@ fn open_sets(index: &Index, mut commits: Commits, seed: u64, done: &AtomicBool) 
         let filter = rng.random_range(0..filters.len());
         let earliest = commits.count();
         let set = index.snapshot(&filters[filter], usize::MAX).unwrap();
-        // Some may be in the file before anybody is told.
+        // A commit may be in the file before it is published.
         let latest = commits.count() + 1;
         let mut digest = Digest::default();
         set.for_each(0..set.len(), &mut |item| digest.add(&item));
@@ -173,7 +173,7 @@ fn open_sets(index: &Index, mut commits: Commits, seed: u64, done: &AtomicBool) 
     opened
 }
 
-/// Goes through the commits once more and holds each set against those that it may be of.
+/// Repeats the commits and compares each set with those that it may equal.
 fn check(first: &[Arc<Event>], commits: &[Arc<Change>], opened: &mut Vec<Opened>, about: &str) {
     let filters = filters();
     let mut events: HashMap<Item, Arc<Event>> =
@@ -220,8 +220,7 @@ fn check(first: &[Arc<Event>], commits: &[Arc<Change>], opened: &mut Vec<Opened>
 
 fn run(seed: u64, memory_bytes: usize) -> usize {
     let dir = tempfile::tempdir().unwrap();
-    let options =
-        StoreOptions { synchronous: Synchronous::Normal, readers: 4, ..StoreOptions::default() };
+    let options = StoreOptions::default().synchronous(Synchronous::Normal).readers(4);
     let index = Index::open(&dir.path().join("store.sqlite"), options, memory_bytes).unwrap();
     let mut rng = StdRng::seed_from_u64(seed);
     let mut all = Commits::of(&index);
@@ -265,8 +264,7 @@ fn run(seed: u64, memory_bytes: usize) -> usize {
     sets
 }
 
-/// A store whose scan sees half of a commit that nobody has been told of: its later event and not
-/// its earlier one.
+/// A store whose scan sees half of an unpublished commit: the later event without the earlier one.
 #[derive(Clone)]
 struct HalfSeen {
     catalog: Arc<Catalog>,
@@ -334,7 +332,8 @@ impl SourceSnapshot for HalfSeen {
     }
 }
 
-/// What the threads above showed now and then: a set built from two scans was a commit and a half.
+/// Shown occasionally by the threads above: a set built from two scans had one commit and half of
+/// another.
 #[test]
 fn a_commit_that_a_scan_saw_half_of_is_in_the_set_whole() {
     let rng = &mut StdRng::seed_from_u64(1);
@@ -365,7 +364,7 @@ fn every_set_is_that_of_one_commit() {
     let runs = number("NEGSYNC_RUNS").unwrap_or(1);
     println!("NEGSYNC_SEED={first}");
     for seed in first..first + runs {
-        // No room for a kept set, room for one or two, room for all.
+        // Room for no kept set, for one or two, and for all.
         for memory_bytes in [0, 500_000, 64 << 20] {
             let sets = run(seed, memory_bytes);
             println!(

@@ -1,4 +1,4 @@
-//! The sets over a store of any engine: one that tells a listener of what it holds and of each change.
+//! The sets over a store of any engine that publishes its contents and each change to a listener.
 
 use negsync_index::{Index, Sets};
 use negsync_reconcile::{Item, RangeSet};
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 const PRIVATE: u16 = 1_059;
 
-/// An event that nobody signed, of the kind and the second.
+/// An unsigned event of the kind and the second.
 fn event(number: u64, kind: u16) -> Event {
     let zeros = "0".repeat(128);
     let json = format!(
@@ -29,7 +29,7 @@ fn publish(store: &dyn EventStore, events: &[(u64, u16)]) {
     store.publish(events).unwrap();
 }
 
-/// An engine as one on a server is: it tells all that is public, and then every change.
+/// An engine like one on a server: it publishes all public items, and then every change.
 fn open(path: &Path, listener: Box<dyn Listener>) -> Result<Arc<dyn EventStore>, StoreError> {
     let listener: Arc<dyn Listener> = Arc::from(listener);
     let hears = Arc::clone(&listener);
@@ -100,7 +100,7 @@ fn the_sets_are_those_of_the_store_at_the_start_and_after_each_change() {
     index.close();
 }
 
-/// A source whose `catch_up` waits for a server, and that counts how often it is called.
+/// A source whose `catch_up` waits for a server; counts the calls.
 struct OnServer {
     store: Store,
     asked: Arc<AtomicUsize>,

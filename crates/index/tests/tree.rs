@@ -1,5 +1,5 @@
-//! Trees and slices from outside: the crate's engine over them, and what a
-//! filter's since, until and limit leave.
+//! Trees and slices through their public interface: the crate's engine over them, and the effect of
+//! a filter's since, until and limit.
 
 use negentropy::{Bound, Id, Negentropy, NegentropyStorageBase, NegentropyStorageVector};
 use negsync_index::{Slice, Tree};
@@ -9,7 +9,7 @@ use negsync_reconcile::{RangeSet, Sum};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-/// Items whose times and ids collide often enough to matter.
+/// Items whose times and ids often collide.
 fn random_items(rng: &mut StdRng, count: usize, times: u64) -> Vec<Item> {
     (0..count)
         .map(|_| {
@@ -126,7 +126,7 @@ fn each_storage_call_answers_as_the_crates_vector_does() {
     }
 }
 
-/// What NIP-01 says that a filter with these answers with, in item order.
+/// The answer of NIP-01 to a filter with these fields, in item order.
 fn filtered(
     items: &[Item],
     since: Option<u64>,

@@ -1,4 +1,4 @@
-//! What a client is shown of private kinds is exactly its own, and all of one moment.
+//! A client sees exactly its own events of private kinds, and all of one commit.
 
 use negsync_index::Index;
 use negsync_reconcile::Item;
@@ -15,7 +15,7 @@ const PRIVATE: [u16; 2] = [4, 1_059];
 /// Enough for the sets of broad filters to be costly, and so kept.
 const FIRST_EVENTS: usize = 14_000;
 
-/// An event that nobody signed: signatures are not what is tested here.
+/// An unsigned event: signatures are not tested here.
 fn event(id: [u8; 32], author: u8, kind: u16, created_at: u64, p: &[u8]) -> VerifiedEvent {
     let key = |key: u8| format!("{key:064x}");
     let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -30,12 +30,10 @@ fn event(id: [u8; 32], author: u8, kind: u16, created_at: u64, p: &[u8]) -> Veri
 }
 
 fn open(folder: &tempfile::TempDir) -> Index {
-    let options = StoreOptions {
-        synchronous: Synchronous::Normal,
-        readers: 4,
-        private_kinds: PrivateKinds::new(PRIVATE),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default()
+        .synchronous(Synchronous::Normal)
+        .readers(4)
+        .private_kinds(PrivateKinds::new(PRIVATE));
     Index::open(&folder.path().join("store.sqlite"), options, 64 << 20).unwrap()
 }
 
@@ -55,7 +53,7 @@ fn shown(index: &Index, viewer: &Viewer, filters: &[Filter]) -> Vec<Item> {
     items
 }
 
-/// One event as the test remembers it.
+/// One event as the test records it.
 struct Known {
     event: Event,
     item: Item,
@@ -101,7 +99,7 @@ fn random_filter(rng: &mut StdRng) -> Filter {
     Filter::from_json(&filter).unwrap()
 }
 
-/// What NIP-01 selects among what the viewer with `keys` may see.
+/// The events that NIP-01 selects among those that the viewer with `keys` may see.
 fn expected(known: &[Known], filters: &[Filter], keys: &[u8]) -> Vec<Item> {
     let mut union = BTreeSet::new();
     for filter in filters {
@@ -150,8 +148,8 @@ fn each_viewer_is_shown_the_public_events_and_exactly_their_own() {
     }
 }
 
-/// Every commit stores or removes a public event together with a private one: whoever sees one
-/// without the other sees two moments.
+/// Every commit stores or removes a public event together with a private one: a set with only one
+/// of them mixes two commits.
 #[test]
 fn a_set_with_private_events_is_of_one_moment_while_commits_go_on() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The two engines of the store side by side: SQLite in a file, and PostgreSQL on this machine. The server is the
-//! one that `NEGSYNC_POSTGRES` names, or one that is started for it.
+//! The two engines of the store side by side: SQLite in a file, and PostgreSQL on this machine. The
+//! server is the one named in `NEGSYNC_POSTGRES`, or one started for the bench.
 //!
 //! `cargo bench -p negsync-postgres --bench engines [-- EVENTS]`
 
@@ -20,13 +20,13 @@ use std::time::{Duration, Instant};
 
 const EVENTS: usize = 1_000_000;
 const BATCH: usize = 1_000;
-/// How many batches are under way at a time.
+/// Batches in flight at a time.
 const BATCHES_IN_FLIGHT: usize = 8;
 const SINGLE_EVENTS: usize = 400;
 const INDEX_BYTES: usize = 256 << 20;
 const IDLE: Duration = Duration::from_secs(10);
 
-/// An engine, and how a node of it is opened.
+/// An engine, and how to open a node of it.
 struct Engine<'open> {
     name: &'static str,
     open: Box<dyn Fn(Batches) -> Index + 'open>,
@@ -58,7 +58,7 @@ fn main() {
     between_nodes(server.url());
 }
 
-/// What a start costs that has the index's files, beside one that reads everything.
+/// The time of a start with index files, compared with one that reads all events.
 fn starts(url: &str) {
     let folder = tempfile::tempdir().unwrap();
     let address = Address::parse(url).unwrap();
@@ -78,7 +78,7 @@ fn starts(url: &str) {
                 },
             );
             let index = index.unwrap();
-            // Loaded beside: a set waits for it.
+            // Loaded in the background: the snapshot waits for it.
             index.snapshot(&[Filter::default()], usize::MAX).unwrap();
             started = Some(index);
         });
@@ -101,12 +101,12 @@ fn starts(url: &str) {
 }
 
 fn options(batches: Batches) -> StoreOptions {
-    StoreOptions { batches, ..StoreOptions::default() }
+    StoreOptions::default().batches(batches)
 }
 
 fn sqlite(path: &Path, batches: Batches) -> Index {
     let index = Index::open(path, options(batches), INDEX_BYTES).unwrap();
-    // Loaded beside: a set waits for it.
+    // Loaded in the background: the snapshot waits for it.
     index.snapshot(&[Filter::default()], usize::MAX).unwrap();
     index
 }
@@ -123,7 +123,7 @@ fn postgres(url: &str, batches: Batches) -> Index {
     .unwrap()
 }
 
-/// An event that nobody signed.
+/// An unsigned event.
 fn event(rng: &mut StdRng, number: usize) -> VerifiedEvent {
     let id: [u8; 32] = rng.random();
     let hex = |bytes: &[u8]| {
@@ -220,7 +220,7 @@ fn measure(engine: &Engine<'_>, events: usize) -> Vec<(&'static str, f64)> {
     ]
 }
 
-/// What two nodes over one database cost each other.
+/// The cost of a second node over the same database.
 fn between_nodes(url: &str) {
     let (one, other) = (postgres(url, Batches::Short), postgres(url, Batches::Short));
     let mut rng = StdRng::seed_from_u64(3);
@@ -261,7 +261,7 @@ fn lag(one: &Index, heard: &mut negsync_index::Subscriber, rng: &mut StdRng) -> 
     })
 }
 
-/// The seconds that this process has worked.
+/// The CPU time of this process, in seconds.
 fn cpu() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let after_name = stat.rsplit_once(')').unwrap().1;

@@ -8,11 +8,12 @@ use percent_encoding::percent_decode_str;
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
-use tokio_postgres::{Client, Config, Connection, Socket};
+use tokio_postgres::{CancelToken, Client, Config, Connection, Socket};
 
 /// Timeout for connecting to one host, unless the URL sets `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,7 +26,7 @@ const PASSWORD_FILE_BYTES: u64 = 1 << 20;
 /// The host if neither the URL nor `PGHOST` names one.
 const DEFAULT_HOST: &str = "localhost";
 
-/// The settings of each session. The timeout, in milliseconds, applies to every statement. Cursors
+/// The settings of each session of a store. The timeout, in milliseconds, applies to every statement. Cursors
 /// are planned as read to their end.
 const SESSION: &str = "-c search_path=negsync -c jit=off -c cursor_tuple_fraction=1 \
                        -c statement_timeout=600000";
@@ -44,6 +45,10 @@ pub struct Address {
     patience: Duration,
 }
 
+/// Drives a connection until it ends. Internal: negsync-attached uses it.
+#[doc(hidden)]
+pub type Served = Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>;
+
 /// A connection that still has to be polled.
 pub(crate) type ServedConnection = Connection<Socket, TlsStream>;
 
@@ -61,6 +66,19 @@ impl Address {
     /// [`StoreError`] when it is not such a URL, when the end of its login is ambiguous, or when
     /// the file of `sslrootcert` cannot be read.
     pub fn parse(url: &str) -> Result<Self, StoreError> {
+        Self::read(url, SESSION, "negsync")
+    }
+
+    /// As [`Address::parse`], for a database that is not a store: its sessions keep the server's settings
+    /// and have `application` as their name.
+    ///
+    /// # Errors
+    /// As [`Address::parse`].
+    pub fn of_other(url: &str, application: &str) -> Result<Self, StoreError> {
+        Self::read(url, "", application)
+    }
+
+    fn read(url: &str, session: &str, application: &str) -> Result<Self, StoreError> {
         if !is_address(url) {
             let expected = "expected postgres://user@host/database".to_owned();
             return Err(StoreError::Address(expected));
@@ -87,7 +105,9 @@ impl Address {
         let roots = own.sslrootcert.or_else(|| std::env::var("PGSSLROOTCERT").ok());
         let mode = TlsMode::parse(mode.as_deref(), roots.as_deref())?;
         let tls = TlsConnector::new(mode, roots.as_deref())?;
-        complete(&mut config, patience);
+        complete(&mut config, patience, application);
+        let options = config.get_options().unwrap_or_default();
+        config.options(format!("{options} {session}"));
         let hosts = (0..config.get_hosts().len()).map(|place| of_host(&config, place, mode));
         let hosts = hosts.collect();
         Ok(Self { shown, hosts, answered: Arc::default(), tls, patience })
@@ -112,6 +132,25 @@ impl Address {
             }
         }
         Err(refused)
+    }
+
+    /// Opens a client; the caller drives its connection. Internal: negsync-attached uses it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when no host accepts the connection.
+    #[doc(hidden)]
+    pub async fn open_client(&self) -> Result<(Client, Served), StoreError> {
+        let (client, connection) = self.connect().await?;
+        Ok((client, Box::pin(connection)))
+    }
+
+    /// Cancels the statement that runs on the connection of the token. Internal: negsync-attached uses it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the server cannot be reached.
+    #[doc(hidden)]
+    pub async fn cancel(&self, token: CancelToken) -> Result<(), StoreError> {
+        token.cancel_query(self.tls.clone()).await.map_err(fault)
     }
 
     /// The encryption of connections.
@@ -160,7 +199,7 @@ fn take_parameters(url: &str) -> (String, OwnParameters) {
 }
 
 /// Adds the parts that are missing in the URL.
-fn complete(config: &mut Config, patience: Duration) {
+fn complete(config: &mut Config, patience: Duration, application: &str) {
     let of_environment = |name| std::env::var(name).ok();
     if config.get_hosts().is_empty() {
         let host = of_environment("PGHOST").unwrap_or_else(|| DEFAULT_HOST.to_owned());
@@ -173,15 +212,13 @@ fn complete(config: &mut Config, patience: Duration) {
         config.connect_timeout(CONNECT_TIMEOUT);
     }
     if config.get_application_name().is_none() {
-        config.application_name("negsync");
+        config.application_name(application);
     }
     // A broken network is detected after this time, whatever is being waited for.
     config.tcp_user_timeout(patience);
     let keepalive = patience.max(SHORTEST_KEEPALIVE);
     config.keepalives_idle(keepalive).keepalives_interval(keepalive);
     config.keepalives_retries(2);
-    let options = config.get_options().unwrap_or_default();
-    config.options(format!("{options} {SESSION}"));
     if config.get_user().is_none() {
         let user = of_environment("PGUSER").or_else(|| of_environment("USER"));
         config.user(user.unwrap_or_else(|| "postgres".to_owned()));

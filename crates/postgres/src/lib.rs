@@ -56,7 +56,7 @@ mod transaction;
 mod wake_up;
 mod writer;
 
-pub use address::Address;
+pub use address::{Address, Served};
 pub use check::check;
 pub use store::PostgresStore;
 

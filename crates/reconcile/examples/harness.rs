@@ -16,7 +16,7 @@ use negsync_reconcile::{
 };
 use std::io::{BufRead, Write};
 
-/// What the lines so far have made of this side.
+/// The state of this side.
 enum Side {
     Filling(Vec<Item>),
     Responder(SortedItems, Responder<SortedItems>),
@@ -60,7 +60,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Does what one line says.
+/// Performs one line.
 fn step(side: Side, line: &str, settings: &Settings, out: &mut impl Write) -> Result<Side> {
     let (word, rest) = line.split_once(',').unwrap_or((line, ""));
     Ok(match (word, side) {
@@ -73,11 +73,9 @@ fn step(side: Side, line: &str, settings: &Settings, out: &mut impl Write) -> Re
             Side::Responder(set.clone(), Responder::new(set, settings.frame_limit_bytes)?)
         }
         ("initiate", Side::Responder(set, _)) => {
-            let options = InitiatorOptions {
-                rule: settings.rule,
-                frame_limit_bytes: settings.frame_limit_bytes,
-                ..InitiatorOptions::default()
-            };
+            let options = InitiatorOptions::default()
+                .rule(settings.rule)
+                .frame_limit_bytes(settings.frame_limit_bytes);
             let mut initiator = Initiator::new(set, options)?;
             writeln!(out, "msg,{}", faster_hex::hex_string(&initiator.open()))?;
             Side::Initiator(initiator)

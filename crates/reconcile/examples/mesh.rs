@@ -1,7 +1,7 @@
-//! Peers that exchange documents, not events, over a transport of their own. An item's time is that
-//! of a document's last change, its id the SHA-256 of the document's key and that time, because
-//! two sets are compared by ids; of two versions the newer wins. Here the transport is a queue in
-//! memory.
+//! Peers that exchange documents instead of events, over a transport of their own. The time of an
+//! item is that of the document's last change. Its id is the SHA-256 of the document's key and that
+//! time, because sets are compared by id; of two versions the newer one wins. The transport here is
+//! a queue in memory.
 
 use negsync_reconcile::item::Item;
 use negsync_reconcile::sessions::{Packet, SessionEnd, SessionLimits, Sessions};
@@ -22,15 +22,15 @@ struct Peer {
     sessions: Sessions<&'static str, SortedItems>,
 }
 
-/// What peers send each other.
+/// A message between peers.
 enum Message {
     Sessions(Vec<u8>),
     Documents(Vec<(String, Document)>),
-    /// Ids of documents that the sender wants.
+    /// Ids of documents that the sender requests.
     Want(Vec<[u8; 32]>),
 }
 
-/// Messages under way: from, to, what.
+/// Messages in transit: sender, receiver, message.
 type Queue = VecDeque<(&'static str, &'static str, Message)>;
 
 fn id(key: &str, document: &Document) -> [u8; 32] {
@@ -71,7 +71,7 @@ impl Peer {
                 if let Some(reply) = received.reply {
                     send(Message::Sessions(reply.to_bytes()));
                 }
-                // What differs is moved as soon as it is known.
+                // Differences are moved as soon as they are known.
                 if !received.found.need.is_empty() {
                     send(Message::Want(received.found.need));
                 }
@@ -111,7 +111,7 @@ pub fn main() {
         Peer::new("cleo", &[("song", 50, "la la")]),
     ];
     let mut queue = Queue::new();
-    // Anna and Ben begin at the same moment; then the news goes on to Cleo and back.
+    // Anna and Ben begin at the same time; then the changes go on to Cleo and back.
     for (who, with) in [(0, "ben"), (1, "anna"), (1, "cleo"), (0, "ben")] {
         peers[who].begin(with, &mut queue);
         while let Some((from, to, message)) = queue.pop_front() {

@@ -7,6 +7,7 @@ use core::num::NonZeroU64;
 
 /// How an initiator asks. All sizes are bytes of negentropy messages, before hex encoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InitiatorOptions {
     /// The rule that chooses the questions.
     pub rule: Rule,
@@ -71,6 +72,69 @@ impl InitiatorOptions {
     #[must_use]
     pub fn reference(frame_limit_bytes: usize) -> Self {
         Self { rule: Rule::Reference, frame_limit_bytes, ..Self::default() }
+    }
+
+    /// Sets [`InitiatorOptions::rule`].
+    #[must_use]
+    pub fn rule(mut self, rule: Rule) -> Self {
+        self.rule = rule;
+        self
+    }
+
+    /// Sets [`InitiatorOptions::frame_limit_bytes`].
+    #[must_use]
+    pub fn frame_limit_bytes(mut self, frame_limit_bytes: usize) -> Self {
+        self.frame_limit_bytes = frame_limit_bytes;
+        self
+    }
+
+    /// Sets [`InitiatorOptions::opening_limit_bytes`].
+    #[must_use]
+    pub fn opening_limit_bytes(mut self, opening_limit_bytes: usize) -> Self {
+        self.opening_limit_bytes = opening_limit_bytes;
+        self
+    }
+
+    /// Sets [`InitiatorOptions::reply_limit_bytes`].
+    #[must_use]
+    pub fn reply_limit_bytes(mut self, reply_limit_bytes: impl Into<Option<usize>>) -> Self {
+        self.reply_limit_bytes = reply_limit_bytes.into();
+        self
+    }
+
+    /// Sets [`InitiatorOptions::sync_mark`].
+    #[must_use]
+    pub fn sync_mark(mut self, sync_mark: impl Into<Option<u64>>) -> Self {
+        self.sync_mark = sync_mark.into();
+        self
+    }
+
+    /// Sets [`InitiatorOptions::since`].
+    #[must_use]
+    pub fn since(mut self, since: impl Into<Option<u64>>) -> Self {
+        self.since = since.into();
+        self
+    }
+
+    /// Sets [`InitiatorOptions::time_bucket_s`].
+    #[must_use]
+    pub fn time_bucket_s(mut self, time_bucket_s: impl Into<Option<NonZeroU64>>) -> Self {
+        self.time_bucket_s = time_bucket_s.into();
+        self
+    }
+
+    /// Sets [`InitiatorOptions::empty_id_lists`].
+    #[must_use]
+    pub fn empty_id_lists(mut self, empty_id_lists: bool) -> Self {
+        self.empty_id_lists = empty_id_lists;
+        self
+    }
+
+    /// Sets [`InitiatorOptions::bounds_seed`].
+    #[must_use]
+    pub fn bounds_seed(mut self, bounds_seed: impl Into<Option<u64>>) -> Self {
+        self.bounds_seed = bounds_seed.into();
+        self
     }
 }
 

@@ -7,13 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// The seconds of a day.
 pub const DAY_S: u64 = 86_400;
 
-/// Tells the time as Nostr counts it. A store is opened with one, and a relay or a sync over the store goes
-/// by the same one: it decides what has expired (NIP-40), which `created_at` is accepted, how long a signed
-/// authentication is valid, and what retention removes. Clones show the same time.
+/// The clock of a store. A relay or a sync over the store uses the same one: it decides about
+/// expiration (NIP-40), the accepted `created_at`, the validity of a signed authentication, and
+/// retention. Clones share the time.
 ///
-/// Deadlines and pauses are measured by [`std::time::Instant`] instead. Where several relays share a
-/// PostgreSQL database, the server's clock decides what they have to agree on: leases, which nodes are
-/// alive, and how long ephemeral events are kept.
+/// Deadlines and pauses use [`std::time::Instant`] instead. If several relays share a PostgreSQL
+/// database, the server's clock decides where they have to agree: leases, live nodes, and the
+/// lifetime of ephemeral events.
 #[derive(Debug, Clone, Default)]
 pub struct Clock(Option<Arc<AtomicU64>>);
 
@@ -48,18 +48,18 @@ impl Clock {
 pub struct ManualClock(Arc<AtomicU64>);
 
 impl ManualClock {
-    /// A clock that shows a second since the Unix epoch.
+    /// A clock set to a second since the Unix epoch.
     #[must_use]
     pub fn at(unix_s: u64) -> Self {
         Self(Arc::new(AtomicU64::new(unix_s)))
     }
 
-    /// Sets it, forwards or back.
+    /// Sets the time, forwards or backwards.
     pub fn set(&self, unix_s: u64) {
         self.0.store(unix_s, Ordering::Release);
     }
 
-    /// Sets it forwards.
+    /// Moves the time forwards.
     pub fn advance(&self, seconds: u64) {
         self.0.fetch_add(seconds, Ordering::AcqRel);
     }

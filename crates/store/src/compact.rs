@@ -12,6 +12,7 @@ const EXPIRE_ROWS: usize = 100_000;
 
 /// The result of a compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Compacted {
     /// Size of the file and its log before, in bytes.
     pub before_bytes: u64,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// Options for opening a store.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct StoreOptions {
     /// The durability of acknowledged events.
     pub synchronous: Synchronous,
@@ -32,7 +33,7 @@ pub struct StoreOptions {
     pub retention: Option<Retention>,
     /// Limits on the events of one commit.
     pub batches: Batches,
-    /// Says what time it is.
+    /// The clock of the store.
     pub clock: Clock,
 }
 
@@ -50,6 +51,78 @@ impl Default for StoreOptions {
             batches: Batches::Short,
             clock: Clock::system(),
         }
+    }
+}
+
+impl StoreOptions {
+    /// Sets [`StoreOptions::synchronous`].
+    #[must_use]
+    pub fn synchronous(mut self, synchronous: Synchronous) -> Self {
+        self.synchronous = synchronous;
+        self
+    }
+
+    /// Sets [`StoreOptions::readers`].
+    #[must_use]
+    pub fn readers(mut self, readers: usize) -> Self {
+        self.readers = readers;
+        self
+    }
+
+    /// Sets [`StoreOptions::cache_mb`].
+    #[must_use]
+    pub fn cache_mb(mut self, cache_mb: usize) -> Self {
+        self.cache_mb = cache_mb;
+        self
+    }
+
+    /// Sets [`StoreOptions::wal_mb`].
+    #[must_use]
+    pub fn wal_mb(mut self, wal_mb: usize) -> Self {
+        self.wal_mb = wal_mb;
+        self
+    }
+
+    /// Sets [`StoreOptions::private_kinds`].
+    #[must_use]
+    pub fn private_kinds(mut self, private_kinds: PrivateKinds) -> Self {
+        self.private_kinds = private_kinds;
+        self
+    }
+
+    /// Sets [`StoreOptions::private_times`].
+    #[must_use]
+    pub fn private_times(mut self, private_times: impl Into<Option<PrivateKinds>>) -> Self {
+        self.private_times = private_times.into();
+        self
+    }
+
+    /// Sets [`StoreOptions::relay_url`].
+    #[must_use]
+    pub fn relay_url(mut self, relay_url: impl Into<Option<RelayUrl>>) -> Self {
+        self.relay_url = relay_url.into();
+        self
+    }
+
+    /// Sets [`StoreOptions::retention`].
+    #[must_use]
+    pub fn retention(mut self, retention: impl Into<Option<Retention>>) -> Self {
+        self.retention = retention.into();
+        self
+    }
+
+    /// Sets [`StoreOptions::batches`].
+    #[must_use]
+    pub fn batches(mut self, batches: Batches) -> Self {
+        self.batches = batches;
+        self
+    }
+
+    /// Sets [`StoreOptions::clock`].
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
     }
 }
 

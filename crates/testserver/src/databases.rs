@@ -1,4 +1,4 @@
-//! The databases that tests make.
+//! The databases of tests.
 
 use super::run;
 use std::sync::Mutex;
@@ -8,13 +8,13 @@ use tokio_postgres::{Client, NoTls};
 
 const PREFIX: &str = "negsync_test_";
 
-/// A name that no other database of this process has.
+/// A name that no other database of this process uses.
 pub(crate) fn fresh_name() -> String {
     static MADE: AtomicU32 = AtomicU32::new(0);
     format!("{PREFIX}{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Makes a database on the server and returns its URL.
+/// Creates a database on the server and returns its URL.
 pub(crate) fn make(server: &str, name: &str) -> String {
     run(server, &format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")).unwrap();
     let (before, parameters) = server.split_once('?').unwrap_or((server, ""));
@@ -23,13 +23,13 @@ pub(crate) fn make(server: &str, name: &str) -> String {
     format!("{host}/{name}{mark}{parameters}")
 }
 
-/// The databases of one test on a server that outlives it, dropped with this. Each has an advisory lock,
-/// held by a connection for as long as the test runs: one that nobody holds is of a test that was
-/// killed, and the next test drops it.
+/// The databases of one test on a shared server, dropped with this. Each has an advisory lock, held
+/// by a connection during the test. A database whose lock is free is left over from a killed test,
+/// and the next test drops it.
 pub(crate) struct SharedDatabases {
     pub(crate) server: String,
     client: Client,
-    // Taken at the end.
+    // Taken when dropped.
     runtime: Option<Runtime>,
     names: Mutex<Vec<String>>,
 }
@@ -55,7 +55,7 @@ impl SharedDatabases {
         beside(self.runtime.as_ref().unwrap(), future)
     }
 
-    /// A name that is this test's from now on.
+    /// A name reserved for this test.
     pub(crate) fn fresh_name(&self) -> String {
         let name = fresh_name();
         let lock = format!("SELECT pg_advisory_lock(hashtext('{name}'))");
@@ -77,7 +77,7 @@ impl SharedDatabases {
         let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
         let unlock = format!("SELECT pg_advisory_unlock(hashtext('{name}'))");
         for statement in [drop, unlock] {
-            // What cannot be dropped now is left to the next test.
+            // A database that cannot be dropped now is left to the next test.
             let _ = self.wait(self.client.batch_execute(&statement));
         }
     }
@@ -94,7 +94,7 @@ impl Drop for SharedDatabases {
     }
 }
 
-/// Waits on a thread beside, so that async tests may.
+/// Waits on another thread, so that async tests can call it.
 fn beside<T: Send>(runtime: &Runtime, future: impl Future<Output = T> + Send) -> T {
     std::thread::scope(|scope| scope.spawn(|| runtime.block_on(future)).join().unwrap())
 }

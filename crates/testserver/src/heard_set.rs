@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// A set that is kept as the listener of a store hears of it. Clones share it.
+/// A set kept by the calls of a store's listener. Clones share it.
 #[derive(Clone, Default)]
 pub struct HeardSet(Arc<HeardParts>);
 
@@ -19,40 +19,40 @@ struct HeardParts {
 }
 
 impl HeardSet {
-    /// One that panics where something is added twice, or removed that it does not hold. A feed that tells
-    /// of many commits at once may do the latter.
+    /// Panics if an item is added twice, or removed without being there. A feed that reports
+    /// several commits at a time may do the latter.
     pub fn exact() -> Self {
         Self(Arc::new(HeardParts { is_exact: true, ..HeardParts::default() }))
     }
 
-    /// What it holds now.
+    /// The current items.
     pub fn items(&self) -> BTreeSet<Item> {
         self.0.items.lock().unwrap().clone()
     }
 
-    /// How often everything was read.
+    /// The number of times that all items were read.
     pub fn begun(&self) -> usize {
         self.0.begun.load(Ordering::Relaxed)
     }
 
-    /// The ephemeral events that went by.
+    /// The ephemeral events so far.
     pub fn passed(&self) -> Vec<Item> {
         self.0.passed.lock().unwrap().clone()
     }
 
-    /// Waits until an item is heard of.
+    /// Waits until an item is added.
     pub fn wait_for(&self, item: &Item) {
         while !self.holds(item) {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// Has whoever tells of the next change panic: it is not taken.
+    /// Makes the next call of the listener panic, without applying the change.
     pub fn fail_next(&self) {
         self.0.fails.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the next change is still to fail.
+    /// Whether the next call is still to panic.
     pub fn is_to_fail(&self) -> bool {
         self.0.fails.load(Ordering::Relaxed)
     }

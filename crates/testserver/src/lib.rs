@@ -1,12 +1,14 @@
-//! A PostgreSQL for tests: the server that `NEGSYNC_POSTGRES` names, or one of Debian's binaries in a
-//! folder of its own, reached by a Unix socket; and a listener of stores.
+//! A PostgreSQL server for tests: the one named in `NEGSYNC_POSTGRES`, or one of Debian's binaries
+//! in a folder of its own, reached by a Unix socket. Also a listener of stores.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod certificates;
 mod databases;
 mod heard_set;
 mod relay_tables;
 
+pub use certificates::{Certificates, free_port};
 pub use heard_set::HeardSet;
 pub use relay_tables::RelayTables;
 
@@ -20,13 +22,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-/// Whom the server runs as where the tests run as root, whom it refuses: `nobody` and `nogroup`.
+/// The user and group of the server if the tests run as root, which the server refuses: `nobody`
+/// and `nogroup`.
 const NOBODY: u32 = 65_534;
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A server, and a database in it that is of this test alone. What is on a server that others use is
-/// dropped at the end; of a test that was killed, when the next one starts.
+/// A server with a database for this test only. A database on a shared server is dropped at the
+/// end, or, after a killed test, when the next one starts.
 pub struct TestServer {
     url: String,
     server: Server,
@@ -46,11 +49,11 @@ pub struct OwnServer {
 }
 
 impl TestServer {
-    /// Makes a database on the server that `NEGSYNC_POSTGRES` names, or else starts one; `None` without
-    /// PostgreSQL, which is said.
+    /// Creates a database on the server named in `NEGSYNC_POSTGRES`, or else starts a server;
+    /// `None` without PostgreSQL, which is reported.
     ///
     /// # Panics
-    /// Without PostgreSQL where `CI` is `true`.
+    /// Without PostgreSQL if `CI` is `true`.
     pub fn start() -> Option<Self> {
         match std::env::var("NEGSYNC_POSTGRES") {
             Ok(url) => Some(Self::new(Server::Shared(SharedDatabases::new(url)))),
@@ -58,7 +61,7 @@ impl TestServer {
         }
     }
 
-    /// Starts a server of the test's own, with these settings, wherever `NEGSYNC_POSTGRES` points.
+    /// Starts a server for this test with these settings, regardless of `NEGSYNC_POSTGRES`.
     ///
     /// # Panics
     /// As [`TestServer::start`].
@@ -89,12 +92,12 @@ impl TestServer {
         self.url.rsplit('/').next().unwrap()
     }
 
-    /// Makes one more database; returns its URL.
+    /// Creates another database; returns its URL.
     pub fn database(&self) -> String {
         self.server.make_database()
     }
 
-    /// The folder with the server's Unix socket, where the server is of this test.
+    /// The folder with the server's Unix socket, if the server belongs to this test.
     pub fn folder(&self) -> Option<&Path> {
         match &self.server {
             Server::Own(own) => Some(own.folder.path()),
@@ -102,13 +105,13 @@ impl TestServer {
         }
     }
 
-    /// Kills the server as a crash of the machine would, and starts it again; `false` where it is not of
-    /// this test.
+    /// Kills the server like a crash of the machine, and starts it again; `false` if it does not
+    /// belong to this test.
     pub fn kill_and_restart(&mut self) -> bool {
         self.restart_after(|| {})
     }
 
-    /// As [`TestServer::kill_and_restart`], with `meanwhile` done while the server is down.
+    /// Like [`TestServer::kill_and_restart`]; calls `meanwhile` while the server is down.
     pub fn restart_after(&mut self, meanwhile: impl FnOnce()) -> bool {
         let Server::Own(own) = &mut self.server else { return false };
         own.kill();
@@ -117,7 +120,7 @@ impl TestServer {
         true
     }
 
-    /// As [`TestServer::kill_and_restart`], with other settings from then on.
+    /// Like [`TestServer::kill_and_restart`], with other settings from then on.
     pub fn restart_with(&mut self, settings: &[(&'static str, &str)]) -> bool {
         let Server::Own(own) = &mut self.server else { return false };
         own.kill();
@@ -131,7 +134,7 @@ impl TestServer {
     /// The server.
     ///
     /// # Panics
-    /// Where it is not of this test.
+    /// If it does not belong to this test.
     pub fn server(&mut self) -> &mut OwnServer {
         match &mut self.server {
             Server::Own(own) => own,
@@ -139,14 +142,14 @@ impl TestServer {
         }
     }
 
-    /// The URL of the database on this server and then on another one.
+    /// The URL of the database with this server as the first host and another one as the second.
     pub fn url_with(&mut self, other: &OwnServer) -> String {
         let folders = [self.server().host(), other.host()];
         format!("postgres://postgres@{}/{}", folders.join(","), self.database_name())
     }
 }
 
-/// Says that a test is left out, past the test harness, which would keep it to itself.
+/// Reports that a test is left out, past the test harness, which would capture the output.
 pub fn left_out(what: &str) {
     let _ = writeln!(std::io::stderr(), "\n*** LEFT OUT: {what}.\n");
 }
@@ -161,7 +164,7 @@ impl Server {
 }
 
 impl OwnServer {
-    /// The folder of the socket and the port, as a URL has them.
+    /// The folder of the socket and the port, in the form of a URL.
     fn host(&self) -> String {
         let folder = self.folder.path().to_str().unwrap().replace('/', "%2F");
         format!("{folder}:{}", self.port())
@@ -187,7 +190,7 @@ impl OwnServer {
         self.folder.path()
     }
 
-    /// Kills the server as a crash of the machine would.
+    /// Kills the server like a crash of the machine.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
@@ -195,7 +198,7 @@ impl OwnServer {
         }
     }
 
-    /// A replica of this server, which streams what is committed.
+    /// A replica of this server, which streams its commits.
     pub fn replica(&self) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (programs, settings) = (self.programs.clone(), self.settings.clone());
@@ -214,7 +217,7 @@ impl OwnServer {
         replica
     }
 
-    /// Makes a replica the server that takes writes.
+    /// Promotes a replica to the primary server.
     pub fn promote(&self) {
         run(&self.url(), "SELECT pg_promote()").unwrap();
     }
@@ -232,7 +235,7 @@ impl OwnServer {
         command
     }
 
-    /// Gives the folder to whom the server runs as.
+    /// Gives the folder to the user of the server.
     fn take_folder(&self) {
         if is_root() {
             chown(self.folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
@@ -251,8 +254,8 @@ impl OwnServer {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     }
 
-    /// Starts the server and waits until it answers. After a crash it refuses to start while processes
-    /// of the last one are left.
+    /// Starts the server and waits until it answers. After a crash it refuses to start while
+    /// processes of the previous one are running.
     pub fn start(&mut self) {
         let began = Instant::now();
         while began.elapsed() < START_TIMEOUT {
@@ -290,7 +293,7 @@ impl OwnServer {
 impl Drop for OwnServer {
     fn drop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        // So that the server gives its shared memory back.
+        // So that the server releases its shared memory.
         let _ = self
             .command("pg_ctl")
             .args(["stop", "--silent", "--mode=immediate", "--pgdata"])
@@ -311,7 +314,7 @@ fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|this| this.uid() == 0)
 }
 
-/// The folder with the newest of Debian's servers, or the one that is in the path.
+/// The folder with Debian's newest server, or the one in the path.
 fn programs() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut folders: Vec<PathBuf> = versions.map(|version| version.path().join("bin")).collect();
@@ -326,19 +329,19 @@ fn programs() -> Option<PathBuf> {
     folders.iter().rev().find(has_all).cloned()
 }
 
-/// Runs statements on a connection of their own.
+/// Runs statements on a new connection.
 ///
 /// # Errors
-/// What the server says.
+/// The server's error.
 pub fn run(url: &str, statements: &str) -> Result<(), tokio_postgres::Error> {
     query(url, statements).map(drop)
 }
 
-/// Runs statements on a connection of their own; returns the rows as text. Waits on a thread beside, so
-/// that async tests can call it.
+/// Runs statements on a new connection; returns the rows as text. Waits on another thread, so that
+/// async tests can call it.
 ///
 /// # Errors
-/// What the server says.
+/// The server's error.
 pub fn query(
     url: &str,
     statements: &str,

@@ -108,14 +108,12 @@ async fn compare(
 ) -> anyhow::Result<Diff> {
     let stop = CancellationToken::new();
     let trace = arguments.trace.then(|| sync_trace::to_standard_error(&arguments.url));
-    let options = DiffOptions {
-        filter,
-        by: arguments.by,
-        exact: arguments.exact,
-        stop: stop.clone(),
-        trace,
-        ..DiffOptions::default()
-    };
+    let options = DiffOptions::default()
+        .filter(filter)
+        .by(arguments.by)
+        .exact(arguments.exact)
+        .stop(stop.clone())
+        .trace(trace);
     let mut shown = Display::new(arguments.trace).of_peer(&arguments.url);
     let comparing = diff(local, &arguments.url, &options, |progress| shown.show(&progress));
     Ok(stoppable(stop, comparing).await??)

@@ -56,11 +56,27 @@ impl std::fmt::Debug for Between {
 
 /// One relay of the sync.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct BetweenRelay {
     /// Its URL.
     pub url: RelayUrl,
     /// Receives all messages to and from it.
     pub trace: Option<Trace>,
+}
+
+impl BetweenRelay {
+    /// The relay of a URL.
+    #[must_use]
+    pub fn new(url: RelayUrl) -> Self {
+        Self { url, trace: None }
+    }
+
+    /// Sets [`BetweenRelay::trace`].
+    #[must_use]
+    pub fn trace(mut self, trace: impl Into<Option<Trace>>) -> Self {
+        self.trace = trace.into();
+        self
+    }
 }
 
 impl std::fmt::Debug for BetweenRelay {

@@ -104,13 +104,11 @@ impl RelaySide {
 
     /// An empty set: the relay answers with all its ids.
     fn open(&self, opening: &Opening) -> io::Result<Done> {
-        let options = InitiatorOptions {
-            rule: Rule::Exact,
-            frame_limit_bytes: opening.frame_limit_bytes,
-            opening_limit_bytes: opening.opening_limit_bytes,
-            since: opening.window.since,
-            ..InitiatorOptions::default()
-        };
+        let options = InitiatorOptions::default()
+            .rule(Rule::Exact)
+            .frame_limit_bytes(opening.frame_limit_bytes)
+            .opening_limit_bytes(opening.opening_limit_bytes)
+            .since(opening.window.since);
         let mut initiator = Initiator::new(nothing(), options).map_err(io::Error::other)?;
         let message = initiator.open();
         lock(&self.sessions).insert(opening.session, initiator);

@@ -179,16 +179,14 @@ impl Worker {
     }
 
     fn open(&self, opening: Opening) -> Result<Done, StoreError> {
-        let options = InitiatorOptions {
-            rule: opening.rule,
-            frame_limit_bytes: opening.frame_limit_bytes,
-            opening_limit_bytes: opening.opening_limit_bytes,
-            sync_mark: opening.equal_up_to,
-            since: opening.window.since,
-            time_bucket_s: opening.time_bucket_s,
-            bounds_seed: opening.bounds_seed,
-            ..InitiatorOptions::default()
-        };
+        let options = InitiatorOptions::default()
+            .rule(opening.rule)
+            .frame_limit_bytes(opening.frame_limit_bytes)
+            .opening_limit_bytes(opening.opening_limit_bytes)
+            .sync_mark(opening.equal_up_to)
+            .since(opening.window.since)
+            .time_bucket_s(opening.time_bucket_s)
+            .bounds_seed(opening.bounds_seed);
         let (session, rule, set) =
             (opening.session, opening.rule, self.set(opening.filter.parsed())?);
         let count = set.len();
@@ -201,9 +199,8 @@ impl Worker {
         let newer = |second: &u64| count - set.lower_bound(&Item::new(*second, [0; 32]));
         let ahead = unknown.filter(|second| newer(second) <= FEW_NEW_ITEMS);
         // The limits are within those of the protocol: see `Information`.
-        let initiator = Initiator::new(set.clone(), options).or_else(|_| {
-            Initiator::new(set, InitiatorOptions { rule, ..InitiatorOptions::default() })
-        });
+        let initiator = Initiator::new(set.clone(), options)
+            .or_else(|_| Initiator::new(set, InitiatorOptions::default().rule(rule)));
         let mut initiator = initiator.map_err(|_| StoreError::Closed)?;
         let message = initiator.open();
         self.local.sets.check(initiator.set())?;

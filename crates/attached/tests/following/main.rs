@@ -1,4 +1,6 @@
-//! Whatever the relay commits, the set equals a scan of what it shows.
+//! After any commits of the relay, the set equals a scan of the events that it shows.
+
+mod encryption;
 
 use negsync_attached::AttachedPostgres;
 use negsync_nostr::hex;
@@ -13,23 +15,25 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-/// How long reading everything anew may take.
+/// Timeout for reading everything again.
 const PATIENCE: Duration = Duration::from_secs(60);
 const EPOCH: u64 = 1_700_000_000;
 const SPAN_S: u64 = 1_000;
 const AUTHORS: u8 = 4;
 const PRIVATE: u16 = 4;
 
-/// A server whose changes can be followed.
+/// A server that allows its changes to be followed.
 fn server() -> Option<TestServer> {
-    TestServer::start_own(&[
-        ("wal_level", "logical"),
-        ("max_slot_wal_keep_size", "1GB"),
-        ("fsync", "off"),
-    ])
+    server_with(&[])
 }
 
-/// An event without a signature: nothing here looks at one.
+/// As [`server`], with more settings.
+fn server_with(settings: &[(&'static str, &str)]) -> Option<TestServer> {
+    let followed = [("wal_level", "logical"), ("max_slot_wal_keep_size", "1GB"), ("fsync", "off")];
+    TestServer::start_own(&[&followed, settings].concat())
+}
+
+/// An unsigned event: signatures are not checked here.
 fn event(rng: &mut StdRng, earlier: &[Value]) -> Value {
     let kind = match rng.random_range(0..60) {
         0 => 62,
@@ -68,7 +72,7 @@ fn event(rng: &mut StdRng, earlier: &[Value]) -> Value {
         "created_at": EPOCH + rng.random_range(0..SPAN_S),
         "kind": kind,
         "tags": tags,
-        // Some of it is stored out of line.
+        // Some contents are stored out of line.
         "content": "it's \"long\" ".repeat([1, 2_000][usize::from(rng.random_range(0..5) == 0)]),
         "sig": hex::encode(&[7; 64]),
     })
@@ -78,7 +82,7 @@ fn event(rng: &mut StdRng, earlier: &[Value]) -> Value {
 struct Relay {
     tables: RelayTables,
     url: String,
-    // What was published, newest last.
+    // The published events, newest last.
     events: Vec<Value>,
 }
 
@@ -108,7 +112,7 @@ impl Relay {
         transactions
     }
 
-    /// What one transaction does: mostly what the relay does, and what somebody does by hand.
+    /// The statements of one transaction: mostly the relay's own, sometimes a manual change.
     fn statements(&mut self, rng: &mut StdRng) -> String {
         let events = self.tables.events();
         let (hide, show) = match self.tables {
@@ -127,14 +131,14 @@ impl Relay {
         }
     }
 
-    /// The events that the relay shows at `now`, by a plain scan.
+    /// The events that the relay shows at `now`, by a direct scan.
     fn visible(&self, now: u64) -> Vec<Event> {
         let rows = query(&self.url, &self.tables.shown(now)).unwrap();
         let json = rows.iter().map(|row| row[0].as_deref().unwrap());
         json.map(|json| Event::parse(json).unwrap()).collect()
     }
 
-    /// Of those the ones that everybody may see.
+    /// The public ones among them.
     fn shown(&self, now: u64) -> BTreeSet<Item> {
         let events = self.visible(now);
         events.iter().filter(|event| event.kind() != PRIVATE).map(Event::item).collect()
@@ -162,7 +166,7 @@ fn scanned(source: &AttachedPostgres, filter: &Value) -> BTreeSet<Item> {
     items
 }
 
-/// Events expire meanwhile: what is known is of one of the seconds in which it was asked for.
+/// Events may expire during the check: the set is that of one of the seconds in which it was read.
 fn assert_exact(relay: &Relay, source: &AttachedPostgres, heard: &HeardSet, context: &str) {
     let before = Clock::system().now();
     source.catch_up().unwrap();
@@ -232,7 +236,8 @@ fn follow_random_writes(mut relay: Relay, seed: u64) {
     }
 }
 
-/// After a restart and after a TRUNCATE everything is read anew, and until then nothing is answered.
+/// After a restart and after a TRUNCATE everything is read again, and no set is answered until
+/// then.
 #[test]
 fn a_lost_feed_is_begun_anew() {
     let Some(mut server) = server() else { return };
@@ -252,7 +257,7 @@ fn a_lost_feed_is_begun_anew() {
         }
         begun_anew(&heard, 2);
         assert_exact(&relay, &source, &heard, "after a TRUNCATE");
-        // One more column is none of ours.
+        // An additional column is ignored.
         relay.run("ALTER TABLE events ADD COLUMN note text DEFAULT 'x'");
         relay.publish(&mut rng).iter().for_each(|sql| relay.run(sql));
         assert_exact(&relay, &source, &heard, "after a column more");
@@ -268,7 +273,7 @@ fn a_lost_feed_is_begun_anew() {
     assert_exact(&relay, &source, &heard, "after the slot was lost");
 }
 
-/// What a publication of a part leaves out would be missing for good.
+/// Changes that a partial publication leaves out would be missing permanently.
 #[test]
 fn a_publication_that_leaves_something_out_ends_the_answers_until_it_is_whole_again() {
     let Some(server) = server() else { return };
@@ -291,7 +296,7 @@ fn a_publication_that_leaves_something_out_ends_the_answers_until_it_is_whole_ag
     }
 }
 
-/// The change of which a panic took the rest is not taken for known.
+/// A change that was interrupted by a panic does not count as applied.
 #[test]
 fn everything_is_read_anew_after_a_look_that_panicked() {
     let Some(server) = server() else { return };
@@ -303,7 +308,7 @@ fn everything_is_read_anew_after_a_look_that_panicked() {
         heard.fail_next();
         while heard.is_to_fail() {
             relay.publish(&mut rng).iter().for_each(|sql| relay.run(sql));
-            // It panics here or on the thread that watches.
+            // It panics here or on the watching thread.
             let _ = catch_unwind(AssertUnwindSafe(|| source.catch_up()));
         }
         begun_anew(&heard, 2);

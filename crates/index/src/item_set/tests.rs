@@ -1,4 +1,4 @@
-//! Whatever is added and removed, a set over a file answers as a sorted vector does.
+//! After any additions and removals, a set over a file gives the same answers as a sorted vector.
 
 use super::*;
 use crate::sorted_file::{FileIdentity, FileWriter};
@@ -23,7 +23,7 @@ fn over_a_file(items: &BTreeSet<Item>) -> ItemSet {
     let mut writer = FileWriter::begin(&path).unwrap();
     items.iter().for_each(|item| writer.push(*item).unwrap());
     writer.finish(IDENTITY).unwrap();
-    // The open file outlives its name.
+    // The open file stays readable after its name is gone.
     SortedFile::open(&path, &IDENTITY).unwrap().into()
 }
 
@@ -32,7 +32,7 @@ fn write(rng: &mut StdRng, set: &mut ItemSet, model: &mut BTreeSet<Item>, times:
     let size = *[0, 1, 3, 40, 700].choose(rng).unwrap();
     let present: Vec<Item> = model.iter().copied().collect();
     let batch: Vec<Item> = match rng.random_range(0..4) {
-        // New ones, some of which were there before.
+        // New items, some of which were there before.
         0 => (0..size).map(|_| item(rng, times)).collect(),
         1 => present.sample(rng, size).copied().collect(),
         // A run, so that whole blocks of the file are removed and added again.
@@ -103,7 +103,7 @@ fn a_set_over_a_file_answers_as_a_sorted_vector() {
                 assert_eq!(set.changes(), 0);
             }
         }
-        // Snapshots stay as they were.
+        // Snapshots are unchanged.
         for (set, model, context) in &held {
             agree(&mut rng, set, model, context);
         }

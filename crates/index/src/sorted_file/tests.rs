@@ -1,4 +1,4 @@
-//! A file answers as a sorted vector does, and one that is not as it was written is refused.
+//! A file gives the same answers as a sorted vector, and a damaged file is refused.
 
 use super::layout::{BLOCK_BYTES, ENTRY_BYTES, TRAILER_BYTES};
 use super::*;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 const IDENTITY: FileIdentity = FileIdentity { set: [3; 32], mark: [5; 16] };
 
-/// So many items of few seconds, in order.
+/// `count` items of a few seconds, in order.
 fn some_items(rng: &mut StdRng, count: usize) -> Vec<Item> {
     let mut items = BTreeSet::new();
     while items.len() < count {
@@ -90,7 +90,7 @@ fn a_walk_of_many_blocks_reads_each_item_once_and_ends_where_it_is_told() {
     assert_eq!(seen, 20_000);
 }
 
-/// Of every kind of byte some: a bit of it is turned, or the file ends there.
+/// For some bytes of each kind: a bit is flipped, or the file ends there.
 #[test]
 fn a_file_that_is_not_as_it_was_written_is_refused() {
     let mut rng = StdRng::seed_from_u64(17);
@@ -101,8 +101,8 @@ fn a_file_that_is_not_as_it_was_written_is_refused() {
     let index_at = 6 * BLOCK_BYTES + (items.len() - 6 * BLOCK_ITEMS) * ITEM_BYTES;
     let trailer_at = index_at + 7 * ENTRY_BYTES;
     assert_eq!(whole.len(), trailer_at + TRAILER_BYTES);
-    // A time and an id of the first, a middle and the last block, and what fills one up; each field of the index; each
-    // byte of the trailer.
+    // A time and an id in the first, a middle and the last block, and padding; each field of the
+    // index; each byte of the trailer.
     let mut places = vec![0, 7, 8, 39, 40, 4_090, 4_096, 12_500, index_at - 40, index_at - 1];
     places.extend((index_at..trailer_at).step_by(5));
     places.extend(trailer_at..whole.len());
@@ -142,7 +142,7 @@ fn a_file_that_is_not_as_it_was_written_is_refused() {
     assert!(matches!(SortedFile::open(&path, &IDENTITY), Err(IndexFileError::Damaged(_))));
 }
 
-/// What is asked for after a part of the file has gone is not answered as if it were there.
+/// Lookups after a part of the file is gone do not pretend that it is there.
 #[test]
 fn a_file_that_can_no_longer_be_read_says_so() {
     let items: Vec<Item> = (0..100_000).map(|second| Item::new(second, [1; 32])).collect();
@@ -153,7 +153,7 @@ fn a_file_that_can_no_longer_be_read_says_so() {
     assert!(file.is_readable());
     assert_eq!(file.item(90_001), None);
     assert!(!file.is_readable());
-    // Nor does a walk go on for ever.
+    // A walk must end too.
     let mut visited = 0;
     file.for_each(0..100_000, &mut |_| visited += 1);
     assert!(visited < 100_000, "{visited}");

@@ -1,5 +1,5 @@
-//! What can only be seen from inside: the invariants, under random operations
-//! on nodes small enough to split and join all the time, and what a write shares.
+//! Tests of internals: the invariants, under random operations on nodes small enough to split and
+//! join all the time, and the nodes that a write shares with snapshots.
 
 use super::node::{NodeShape, Subtree};
 use super::*;
@@ -18,7 +18,7 @@ const SHAPES: [NodeShape; 5] = [
     NodeShape { leaf: 48, fanout: 8 },
 ];
 
-/// An item of a small world, so that repeats and absences happen.
+/// An item from a small range, so that duplicates and absent items occur.
 fn item(rng: &mut StdRng, times: u64) -> Item {
     let mut id = [rng.random_range(0..3u8) * 0x7f; 32];
     id[31] = rng.random_range(0..4);
@@ -37,7 +37,7 @@ fn sum_of(items: &[Item]) -> Sum {
 }
 
 impl Tree {
-    /// Panics unless every invariant holds and the tree holds just `expected`.
+    /// Panics unless every invariant holds and the tree contains exactly `expected`.
     fn check(&self, expected: &[Item], context: &str) {
         let mut found = Vec::new();
         let mut bytes = 0;
@@ -56,7 +56,7 @@ impl Tree {
 }
 
 impl Subtree {
-    /// Checks what is below, adds the items and the heap bytes to what was found, and returns the depth.
+    /// Checks the subtree, adds its items and heap bytes to the totals, and returns its depth.
     fn check(
         &self,
         shape: NodeShape,
@@ -106,7 +106,7 @@ fn write(rng: &mut StdRng, tree: &mut Tree, model: &mut BTreeSet<Item>, context:
     let (insert, mut batch) = match rng.random_range(0..8) {
         0..3 => (true, items(rng, size, times)),
         3 => {
-            // Beyond all there is.
+            // After the last item.
             let last = model.last().map_or(0, |item| item.created_at);
             let mut batch = items(rng, size, 1 + size as u64);
             batch.iter_mut().for_each(|item| item.created_at += last);
@@ -186,7 +186,7 @@ fn every_query_agrees_with_a_sorted_vector() {
                 assert_eq!(tree.lower_bound(&probe), below, "{context}");
                 let rank = rng.random_range(0..past);
                 assert_eq!(tree.item(rank), sorted.get(rank).copied(), "{context}");
-                // Ranges past the end, and backwards ones, are cut to the tree.
+                // Ranges past the end, and reversed ones, are cut to the tree.
                 let ranks = rank..rng.random_range(0..past);
                 let end = ranks.end.min(sorted.len());
                 let expected = sorted.get(ranks.start.min(end)..end).unwrap();
@@ -214,7 +214,7 @@ fn every_query_agrees_with_a_sorted_vector() {
     }
 }
 
-/// What is looked up together is what a sorted vector says of each.
+/// A joint lookup gives the same results as a sorted vector for each item.
 fn agrees_item_by_item(
     set: &impl RangeSet,
     probes: &[Item],
@@ -246,7 +246,7 @@ fn loading_takes_items_in_any_order() {
         let expected: Vec<Item> = model.into_iter().collect();
         Tree::with_shape(shape).filled(given.iter().copied()).check(&expected, &context);
         Tree::from_unsorted(given.clone()).check(&expected, &context);
-        // In order but for a few, and with repeats.
+        // In order except for a few, and with duplicates.
         given.sort();
         let last = given.len().saturating_sub(1);
         given.swap(last / 2, last / 3 * usize::from(last > 0));
@@ -279,12 +279,12 @@ fn a_write_copies_only_the_paths_that_it_changes() {
     let snapshot = tree.clone();
     let (shared, depth) = snapshot.nodes();
 
-    // Repeats and absences change nothing.
+    // Duplicates and absent items change nothing.
     assert_eq!(tree.insert_batch(&[Item::new(10, [10; 32])]), 0);
     assert_eq!(tree.remove_batch(&[Item::new(10, [11; 32])]), 0);
     assert_eq!(tree.nodes().0, shared);
 
-    // Many items of one leaf: one path.
+    // Many items of one leaf share one path.
     let batch: Vec<Item> =
         ascending(50_000).skip(100 * NodeShape::default().leaf + 10).take(50).collect();
     assert_eq!(tree.remove_batch(&batch), 50);
@@ -292,7 +292,7 @@ fn a_write_copies_only_the_paths_that_it_changes() {
     assert_eq!(nodes.difference(&shared).count(), depth);
     assert_eq!(shared.difference(&nodes).count(), depth);
 
-    // Without a snapshot, inner nodes are changed where they are.
+    // Without a snapshot, inner nodes are changed in place.
     drop(snapshot);
     let before = tree.nodes().0;
     assert_eq!(tree.insert_batch(&batch), 50);

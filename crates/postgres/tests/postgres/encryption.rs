@@ -1,69 +1,9 @@
-//! Connections that are encrypted, in each mode of `sslmode`, with a certificate made for the test.
+//! Encrypted connections, in each mode of `sslmode`, with certificates made for the test.
 
 use crate::support::try_open;
 use negsync_postgres::PostgresStore;
 use negsync_store::EventStore;
-use negsync_testserver::{HeardSet, TestServer};
-use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::PathBuf;
-use std::process::Command;
-
-/// Whom the server runs as where the tests run as root.
-const NOBODY: u32 = 65_534;
-
-/// A folder with an authority, another one, and a server's certificate for `localhost` by the first.
-struct Certificates(tempfile::TempDir);
-
-impl Certificates {
-    fn make() -> Self {
-        let certificates = Self(tempfile::tempdir().unwrap());
-        std::fs::write(certificates.file("san"), "subjectAltName=DNS:localhost").unwrap();
-        for authority in ["ours", "other"] {
-            certificates.openssl(&format!(
-                "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={authority} -keyout {authority}.key \
-                 -out {authority}.crt"
-            ));
-        }
-        certificates.openssl(
-            "req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout server.key -out server.csr",
-        );
-        certificates.openssl(
-            "x509 -req -days 2 -in server.csr -CA ours.crt -CAkey ours.key -CAcreateserial \
-             -extfile san -out server.crt",
-        );
-        // The server reads a key that nobody else can read.
-        let key = certificates.file("server.key");
-        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
-        std::fs::set_permissions(certificates.0.path(), std::fs::Permissions::from_mode(0o755))
-            .unwrap();
-        if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
-            chown(&key, Some(NOBODY), Some(NOBODY)).unwrap();
-        }
-        certificates
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn openssl(&self, arguments: &str) {
-        let made = Command::new("openssl")
-            .args(arguments.split_whitespace())
-            .current_dir(self.0.path())
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    }
-}
-
-/// A port that nobody uses. It is below those that the system gives to whoever asks for any, so that no
-/// other test is given it before the server, which needs to be told a number.
-fn free_port() -> String {
-    let any = std::iter::repeat_with(|| rand::random_range(10_000..30_000));
-    let mut free = any.filter(|port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok());
-    free.next().unwrap().to_string()
-}
+use negsync_testserver::{Certificates, HeardSet, TestServer, free_port};
 
 fn open(url: &str) -> Result<PostgresStore, String> {
     try_open(url, HeardSet::default())
@@ -72,7 +12,7 @@ fn open(url: &str) -> Result<PostgresStore, String> {
 #[test]
 fn the_modes_of_encryption_ask_what_libpq_asks() {
     let certificates = Certificates::make();
-    let file = |name: &str| certificates.file(name).to_str().unwrap().to_owned();
+    let file = |name: &str| certificates.path(name);
     let port = free_port();
     let (certificate, key) = (file("server.crt"), file("server.key"));
     let plain = [("listen_addresses", "127.0.0.1"), ("port", port.as_str())];
@@ -107,7 +47,7 @@ fn the_modes_of_encryption_ask_what_libpq_asks() {
         assert_eq!(counts[0], if *is_encrypted { counts[1] } else { 0 }, "{parameters}");
         store.close();
         drop(store);
-        // So that the next one is counted alone.
+        // So that the next connection is counted alone.
         let none = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'negsync'";
         while !negsync_testserver::query(server.url(), none).unwrap().is_empty() {}
     }
@@ -123,7 +63,7 @@ fn the_modes_of_encryption_ask_what_libpq_asks() {
         let error = open(&url(host, parameters)).err().unwrap();
         assert!(error.contains("certificate"), "{parameters}: {error}");
     }
-    // A server that does not encrypt.
+    // A server without encryption.
     server.restart_with(&plain);
     assert!(open(&url("localhost", "sslmode=prefer")).is_ok());
     let error = open(&url("localhost", "sslmode=require")).err().unwrap();

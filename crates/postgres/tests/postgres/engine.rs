@@ -1,4 +1,4 @@
-//! The store over a real server: the same as the store on SQLite, for every node, and after a crash.
+//! The store over a real server: equal to the store on SQLite, on every node, and after a crash.
 
 use crate::support::{self, EPOCH, all, event, hex, note, open, open_as, open_by, set, try_open};
 use negsync_nostr::VerifiedEvent;
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-/// Histories that both engines are given, unless `NEGSYNC_MODEL_RUNS` says how many.
+/// Number of histories that both engines get, unless `NEGSYNC_MODEL_RUNS` sets it.
 const HISTORIES: u64 = 50;
 const AUTHORS: u8 = 4;
 
@@ -109,7 +109,7 @@ fn items(source: &dyn EventSource, filter: &Filter) -> BTreeSet<Item> {
     items
 }
 
-/// What a client is sent of the filter, and whether something is left out.
+/// The events that a client gets for the filter, and whether any are left out.
 fn page(store: &dyn EventStore, filter: &Filter) -> String {
     let mut sent = Vec::new();
     let mut visit = |_: &Item, json: &str| {
@@ -227,7 +227,7 @@ fn each_node_has_what_any_node_has_acknowledged() {
     });
     other.catch_up().unwrap();
     assert_eq!(other_heard.items(), items(&one, &Filter::default()));
-    // Nobody asks: the commit comes by itself.
+    // Without a read: the commit arrives by itself.
     let late = note(&mut rng);
     let item = late.item();
     one.publish(vec![late]).unwrap();
@@ -258,7 +258,7 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
         }
     }
     assert!(acknowledged.len() >= 100, "{}", acknowledged.len());
-    // A reading that meets a connection of before the crash is to be tried again.
+    // A read over a connection from before the crash has to be retried.
     while store.catch_up().is_err() {
         std::thread::yield_now();
     }
@@ -273,8 +273,8 @@ fn head(server: &TestServer) -> i64 {
     rows[0][0].as_ref().unwrap().parse().unwrap()
 }
 
-/// Loses the commits behind a number, as a fail-over to a replica that was behind does: numbers are given
-/// out a second time. What they removed does not come back.
+/// Loses the commits after a number, like a fail-over to a lagging replica: numbers are used a
+/// second time. Events that they removed do not come back.
 fn lose_behind(server: &TestServer, seq: i64) {
     let lose = format!(
         "BEGIN;
@@ -288,7 +288,7 @@ fn lose_behind(server: &TestServer, seq: i64) {
     negsync_testserver::run(server.url(), &lose).unwrap();
 }
 
-/// What an operator did is done again in its order, and only where it is lost.
+/// Lost operator actions are repeated in order, and only if they are lost.
 #[test]
 fn a_removal_that_is_sent_again_does_not_remove_what_was_published_after_it() {
     let Some(server) = TestServer::start() else { return };
@@ -317,24 +317,24 @@ fn a_removal_that_is_sent_again_does_not_remove_what_was_published_after_it() {
     store.delete(&selection()).unwrap();
     assert_eq!(store.undelete(&Undelete::Selection(selection())).unwrap(), 1);
     assert_eq!(store.publish(vec![support::again(&target)]).unwrap(), stored);
-    // The removals are safe, and what came after them is lost.
+    // The removals are durable, and later commits are lost.
     let safe = head(&server);
     let lost = last(&store);
     lose_behind(&server, safe);
     wait_for(&lost);
     assert!(items(&store, &Filter::default()).contains(&target.item()));
-    // All of it is lost, the undelete too.
+    // All of it is lost, including the undelete.
     lose_behind(&server, begun);
     wait_for(&lost);
     assert!(items(&store, &Filter::default()).contains(&target.item()));
     assert_eq!(store.undeleted(&Undelete::All).unwrap(), [[0; 32]; 0]);
-    // As often as it is lost.
+    // Repeated for each loss.
     lose_behind(&server, begun);
     wait_for(&lost);
     assert!(items(&store, &Filter::default()).contains(&target.item()));
 }
 
-/// As after a fail-over to a replica that was behind: numbers are given out a second time.
+/// Like a fail-over to a lagging replica: numbers are used a second time.
 #[test]
 fn a_lost_tail_is_repaired_and_what_was_acknowledged_is_sent_again() {
     let Some(server) = TestServer::start() else { return };
@@ -350,7 +350,7 @@ fn a_lost_tail_is_repaired_and_what_was_acknowledged_is_sent_again() {
         other.publish(vec![note(&mut rng)]).unwrap();
     }
     store.catch_up().unwrap();
-    // The two that were lost come back.
+    // The two lost events come back.
     let mut stored = items(&other, &Filter::default());
     while stored.len() < 9 {
         stored = items(&other, &Filter::default());
@@ -358,7 +358,7 @@ fn a_lost_tail_is_repaired_and_what_was_acknowledged_is_sent_again() {
     store.catch_up().unwrap();
     assert_eq!(heard.items(), stored);
     assert_eq!(heard.begun(), 1, "nothing was read anew");
-    // This node's own commits are told in order again.
+    // This node's own commits are published in order again.
     store.publish(vec![note(&mut rng)]).unwrap();
     assert_eq!(heard.items(), items(&store, &Filter::default()));
 }
@@ -366,11 +366,10 @@ fn a_lost_tail_is_repaired_and_what_was_acknowledged_is_sent_again() {
 #[test]
 fn an_import_of_much_leaves_tables_that_are_vacuumed() {
     let Some(server) = TestServer::start() else { return };
-    let options =
-        || StoreOptions { batches: Batches::Long { bytes: 4 << 20 }, ..StoreOptions::default() };
+    let options = || StoreOptions::default().batches(Batches::Long { bytes: 4 << 20 });
     let address = Address::parse(server.url()).unwrap();
     let mut rng = StdRng::seed_from_u64(11);
-    // How much of the table scans along an index do not have to look at.
+    // The part of the table that index scans do not have to visit.
     let is_vacuumed = || {
         let visible =
             "SELECT relallvisible > 0 FROM pg_class WHERE oid = 'negsync.event'::regclass";
@@ -379,7 +378,7 @@ fn an_import_of_much_leaves_tables_that_are_vacuumed() {
     };
     for (events, is_much) in [(100, false), (10_000, true)] {
         let store = PostgresStore::open_without_sets(&address, options()).unwrap();
-        // So that nothing else does it.
+        // So that only the store vacuums.
         let alone = "ALTER TABLE negsync.event SET (autovacuum_enabled = FALSE)";
         negsync_testserver::run(server.url(), alone).unwrap();
         store.publish((0..events).map(|_| note(&mut rng)).collect()).unwrap();
@@ -400,7 +399,7 @@ fn what_expires_leaves_every_node() {
     let left = BTreeSet::from([kept.item()]);
     one.publish(vec![due, kept]).unwrap();
     clock.advance(2);
-    // Whoever asks for a set from then on does not find it.
+    // A set requested from now on does not contain it.
     other.catch_up().unwrap();
     assert_eq!(other_heard.items(), left);
     assert_eq!(all(&other).len(), 1);
@@ -408,13 +407,13 @@ fn what_expires_leaves_every_node() {
     assert_eq!(one_heard.items(), left);
 }
 
-/// Anybody may publish requests that name other relays: what follows them must not be their number.
+/// Anyone may publish requests that name other relays: the cost must not grow with their number.
 #[test]
 fn stored_requests_to_vanish_are_read_in_pages_and_once_for_each_url() {
     let Some(server) = TestServer::start_own(&[("log_statement", "all")]) else { return };
     let mut rng = StdRng::seed_from_u64(62);
     let anywhere = open(server.url(), HeardSet::default());
-    // More than two pages, most of one second.
+    // More than two pages, most of them of one second.
     let requests: Vec<VerifiedEvent> = (0..600)
         .map(|number: u64| {
             let relay = ["wss://here.example", "wss://there.example", "wss://x"];
@@ -447,7 +446,7 @@ fn stored_requests_to_vanish_are_read_in_pages_and_once_for_each_url() {
     store.close();
     let before = reads();
     let store = open_as("wss://HERE.example:443/", server.url());
-    // The second is written after everything that comes with a connection.
+    // The second one is written after all work of a new connection.
     for author in [251, 252] {
         store.publish(vec![event([author; 32], author, 1, EPOCH + 9, "[]")]).unwrap();
     }
@@ -461,14 +460,14 @@ fn stored_requests_to_vanish_are_read_in_pages_and_once_for_each_url() {
     }
 }
 
-/// The writer that removes what is due may be kept waiting by another node.
+/// Another node may block the writer that removes expired events.
 #[test]
 fn who_waits_for_an_expiration_ends_at_the_deadline() {
     let Some(server) = TestServer::start() else { return };
     let heard = HeardSet::default();
     let clock = ManualClock::at(EPOCH);
     let store = open_by(&clock, server.url(), heard.clone());
-    // Nothing is removed until the number moves, which is seen before it is committed.
+    // Nothing is removed until the sequence moves, which is visible before the commit.
     let gate = "CREATE SEQUENCE gate; SELECT nextval('gate');
         CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             WHILE (SELECT last_value FROM public.gate) = 1 LOOP PERFORM pg_sleep(0.01); END LOOP;
@@ -527,7 +526,7 @@ fn ephemeral_events_pass_by_every_node_once() {
     assert_eq!(one_heard.passed(), items(0..20));
     assert_eq!(other_heard.passed(), items(0..20));
     assert_eq!(all(&other).len(), 0);
-    // Who comes later hears only of what comes later. A crash of the server begins the numbers anew.
+    // A later subscriber gets later events only. A crash of the server restarts the numbers.
     let late_heard = HeardSet::default();
     let late = open(server.url(), late_heard.clone());
     server.kill_and_restart();
@@ -541,8 +540,8 @@ fn ephemeral_events_pass_by_every_node_once() {
     late.close();
 }
 
-/// Queries that wait for their turn do so before or after they look at the feed, not with a connection that
-/// the writer may wait for.
+/// Queries wait for their turn before or after they read the feed, and never while they hold a
+/// connection that the writer may need.
 #[test]
 fn who_looks_at_the_feed_gives_nobody_way() {
     let Some(server) = TestServer::start() else { return };
@@ -575,7 +574,7 @@ fn who_looks_at_the_feed_gives_nobody_way() {
         );
         let waiting = store.with_deadline(deadline);
         let waiting = scope.spawn(move || waiting.wait_until_published());
-        // By then it waits for the feed.
+        // By then it is waiting for the feed.
         while looks.load(Ordering::Relaxed) < 200 {
             std::thread::yield_now();
         }
@@ -595,7 +594,7 @@ fn one_node_has_the_lease_until_it_stops_or_its_term_ends() {
     assert!(!other.take_lease(term).unwrap());
     assert!(one.take_lease(term).unwrap());
     one.close();
-    // From one that died it is taken when its term ends.
+    // The lease of a dead node is taken when its term ends.
     assert!(other.take_lease(Duration::ZERO).unwrap());
     let third = open(server.url(), HeardSet::default());
     assert!(third.take_lease(term).unwrap());

@@ -1,5 +1,5 @@
-//! What a node does when the server, or the way to it, fails: sets are refused or right, what was
-//! acknowledged is there, and everything goes on by itself.
+//! A node when the server or the network fails: sets are refused or correct, acknowledged events
+//! are there, and everything recovers by itself.
 
 use crate::support::proxy::{self, Network};
 use crate::support::{self, EPOCH, event, hex, note, open, set};
@@ -16,7 +16,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// As [`set`], as soon as there is one.
+/// Like [`set`], retried until it succeeds.
 fn set_again(store: &PostgresStore, heard: &HeardSet) -> BTreeSet<Item> {
     loop {
         match set(store, heard) {
@@ -26,7 +26,7 @@ fn set_again(store: &PostgresStore, heard: &HeardSet) -> BTreeSet<Item> {
     }
 }
 
-/// Stores events one by one; each has an answer.
+/// Stores events one by one; each gets an answer.
 fn store_all(store: &PostgresStore, events: &[VerifiedEvent]) {
     for event in events {
         let outcomes = store.publish(vec![support::again(event)]).unwrap();
@@ -42,7 +42,7 @@ fn items(events: &[VerifiedEvent]) -> BTreeSet<Item> {
     events.iter().map(|event| event.item()).collect()
 }
 
-/// Two nodes of one database, and the network over which the first reaches it.
+/// Two nodes of one database, and the network between the first and the server.
 struct Nodes {
     network: Arc<Network>,
     one: PostgresStore,
@@ -61,7 +61,7 @@ impl Nodes {
     }
 }
 
-/// What every thread of this program logs from then on. One test of the program may begin it.
+/// The log of all threads of this program from then on. Only one test of the program may start it.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -76,7 +76,7 @@ impl Log {
         log
     }
 
-    /// Whether a line has both parts. Other tests write to the same log.
+    /// Whether a line contains both texts. Other tests write to the same log.
     fn has_line(&self, phrase: &str, detail: &str) -> bool {
         let text = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
         text.lines().any(|line| line.contains(phrase) && line.contains(detail))
@@ -108,7 +108,7 @@ fn an_asynchronous_replica_that_is_promoted_lost_a_tail_which_is_named_and_sent_
     let (kept, lost) = (notes(&mut rng, 20), notes(&mut rng, 20));
     store_all(&one, &kept);
     let buried = kept[3].item().id;
-    // The replica gets nothing from here on.
+    // The replica receives nothing from here on.
     let here = "SELECT 1 / CASE WHEN pg_current_wal_lsn() <= replay_lsn THEN 1 ELSE 0 END \
         FROM pg_stat_replication";
     while server::run(&primary.server().url(), here).is_err() {}
@@ -120,17 +120,17 @@ fn an_asynchronous_replica_that_is_promoted_lost_a_tail_which_is_named_and_sent_
     primary.server().kill();
     replica.start();
     replica.promote();
-    // Every set is the table's, from the first one on.
+    // Every set equals the table, from the first one on.
     set_again(&other, &other_heard);
     set_again(&one, &heard);
-    // What this node acknowledged comes back by itself, the removal too.
+    // Events that this node acknowledged come back by themselves, and so does the removal.
     let mut all = items(&kept);
     all.extend(items(&lost));
     all.remove(&kept[3].item());
     while set_again(&other, &other_heard) != all {}
     assert_eq!(set_again(&one, &heard), all);
     assert_eq!((heard.begun(), other_heard.begun()), (1, 1), "nothing was read anew");
-    // What is sent again is logged when the writer has ended.
+    // Repeated operations are logged before the writer ends.
     one.close();
     let is_named =
         |event: &VerifiedEvent| log.has_line("database lost commits", &hex(event.item().id));
@@ -175,7 +175,7 @@ fn a_synchronous_replica_that_is_promoted_has_everything() {
         primary.server().kill();
         let before = count();
         replica.promote();
-        // Nobody waits for a replica of the replica.
+        // Commits no longer wait for a replica of the replica.
         server::run(&replica.url(), "ALTER SYSTEM SET synchronous_standby_names = ''").unwrap();
         server::run(&replica.url(), "SELECT pg_reload_conf()").unwrap();
         while count() < before + 100 {
@@ -199,7 +199,7 @@ fn a_node_that_was_away_longer_than_the_feed_reaches_reads_everything_anew() {
     store_all(&other, &notes(&mut rng, 5));
     assert!(set(&one, &heard).is_err());
     assert!(!one.is_durable());
-    // As many commits as are kept, and the one with which what is older goes.
+    // As many commits as are kept, and one more, with which older ones are removed.
     let skipped = "BEGIN; INSERT INTO negsync.feed_commit (seq, mark, added, removed)
             SELECT seq, seq, 0, 0 FROM generate_series(11, 110999) AS seq;
         UPDATE negsync.head SET (seq, mark) = (110999, 110999); COMMIT";
@@ -269,7 +269,7 @@ fn a_commit_whose_answer_is_lost_is_done_once() {
         assert!(!network.loses_commit_answer.load(Ordering::Relaxed));
     }
     assert_eq!(set_again(&one, &heard), items(&events));
-    // Other nodes are handed an ephemeral event once.
+    // Other nodes get an ephemeral event once.
     let passed: Vec<Item> = [1, 2].map(|id| Item::new(EPOCH, [id; 32])).into();
     for item in &passed {
         network.loses_commit_answer.store(true, Ordering::Relaxed);
@@ -280,7 +280,7 @@ fn a_commit_whose_answer_is_lost_is_done_once() {
         std::thread::yield_now();
     }
     assert_eq!((heard.passed(), other_heard.passed()), (passed.clone(), passed));
-    // What a request asks for is done although nobody heard that the request is stored.
+    // A request is performed although no node was notified that it is stored.
     let author = *events[0].pubkey();
     let vanish = event([9; 32], author[0], 62, EPOCH + 5_000, r#"[["relay","ALL_RELAYS"]]"#);
     network.loses_commit_answer.store(true, Ordering::Relaxed);
@@ -291,7 +291,7 @@ fn a_commit_whose_answer_is_lost_is_done_once() {
     while left(&set_again(&other, &other_heard)) {}
 }
 
-/// Stores rows as if another node had done so, in one commit; `json` is SQL.
+/// Stores rows in one commit, like another node; `json` is SQL.
 fn store_rows(server: &TestServer, rows: usize, json: &str) {
     let commit = format!(
         "BEGIN;
@@ -310,7 +310,7 @@ fn a_backlog_of_removals_or_of_long_events_is_not_read_one_by_one() {
     let Some(server) = TestServer::start() else { return };
     let heard = HeardSet::default();
     let store = open(server.url(), heard.clone());
-    // 84 MB in all, which the server compresses.
+    // 84 MB in total, which the server compresses.
     store_rows(&server, 21, "repeat('x', 4000000)");
     assert_eq!(set(&store, &heard).unwrap().len(), 21);
     assert_eq!(heard.begun(), 2, "long events were read one by one");
@@ -392,7 +392,7 @@ fn where_the_server_does_not_say_what_is_new_a_node_looks_by_itself() {
     }
 }
 
-/// A file system in memory, which ends with this.
+/// A file system in memory, unmounted when dropped.
 struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
@@ -435,7 +435,7 @@ fn where_the_disk_of_the_server_is_full_events_are_refused_and_what_is_acknowled
     let heard = HeardSet::default();
     let store = open(server.url(), heard.clone());
     let mut acknowledged = BTreeSet::new();
-    // The server compresses what is long, and this it cannot.
+    // The server compresses long values; this one is incompressible.
     let mut rng = StdRng::seed_from_u64(8);
     let mut long = || {
         let noise: String = (0..1_000).map(|_| hex(rng.random())).collect();

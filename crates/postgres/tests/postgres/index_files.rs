@@ -1,5 +1,5 @@
-//! Starts of a node from the files of its index: whatever happened to the files, the database and the feed
-//! since they were written, each set is the table's, and only what came since is read where it can be.
+//! Starts of a node from the files of its index. After any changes to the files, the database and
+//! the feed, each set equals the table, and only later changes are read if possible.
 
 use crate::support::{event, note};
 use negsync_index::Index;
@@ -13,13 +13,13 @@ use rand::{RngExt, SeedableRng};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// More events than a clean stop writes no files for.
+/// More events than the minimum for which a clean stop writes files.
 const EVENTS: usize = 17_000;
 const PRIVATE: u16 = 1_059;
 
 fn open_private(url: &str, folder: &Path, private: PrivateKinds) -> Index {
     let address = Address::parse(url).unwrap();
-    let options = StoreOptions { private_kinds: private.clone(), ..StoreOptions::default() };
+    let options = StoreOptions::default().private_kinds(private.clone());
     let open = |listener| Ok(PostgresStore::open_unread(&address, options, listener)?.into());
     Index::over_files(folder, 1 << 20, &private, open).unwrap()
 }
@@ -28,7 +28,7 @@ fn open(url: &str, folder: &Path) -> Index {
     open_private(url, folder, PrivateKinds::new([PRIVATE]))
 }
 
-/// What the index holds, which waits until it is loaded.
+/// The contents of the index; waits until it is loaded.
 fn held(index: &Index) -> Vec<Item> {
     let set = index.snapshot(&[Filter::default()], usize::MAX).unwrap();
     let mut items = Vec::new();
@@ -36,7 +36,7 @@ fn held(index: &Index) -> Vec<Item> {
     items
 }
 
-/// What is in the table.
+/// The contents of the table.
 fn stored(url: &str) -> Vec<Item> {
     let rows = "SELECT created_at, encode(id, 'hex') FROM negsync.event ORDER BY created_at, id";
     let item = |row: &Vec<Option<String>>| {
@@ -47,7 +47,7 @@ fn stored(url: &str) -> Vec<Item> {
     server::query(url, rows).unwrap().iter().map(item).collect()
 }
 
-/// Opens the index. Returns it with the number of items that it has read from the database.
+/// Opens the index. Returns it with the number of items read from the database.
 fn started(url: &str, folder: &Path) -> (Index, usize) {
     let index = open(url, folder);
     assert!(held(&index) == stored(url), "the index is the table");
@@ -73,7 +73,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// A database with events, and the folder with the files that a clean stop has left.
+/// A database with events, and the folder with the files of a clean stop.
 fn stopped(rng: &mut StdRng) -> Option<(TestServer, tempfile::TempDir)> {
     let server = TestServer::start()?;
     let folder = tempfile::tempdir().unwrap();
@@ -94,7 +94,7 @@ fn a_start_reads_what_came_since_the_files_were_written() {
     let (index, read) = started(server.url(), folder.path());
     assert_eq!(read, 0, "after a clean stop");
 
-    // Another node adds, removes, and takes back.
+    // Another node adds and removes events, and lifts bans.
     let elsewhere = tempfile::tempdir().unwrap();
     let (other, read) = started(server.url(), elsewhere.path());
     assert_eq!(read, EVENTS, "without files");
@@ -109,7 +109,7 @@ fn a_start_reads_what_came_since_the_files_were_written() {
     let short_lived = Selection { ids: vec![more[0].item().id], ..Selection::default() };
     assert_eq!(other.store().delete(&short_lived).unwrap().ids.len(), 1);
     assert_eq!(held(&index), stored(server.url()));
-    // As a crash leaves it: nothing is written.
+    // Like a crash: nothing is written.
     let written = files(folder.path());
     drop(index);
     let (index, read) = started(server.url(), folder.path());
@@ -173,7 +173,7 @@ fn files_of_commits_that_the_database_lost_or_knows_no_more_are_not_used() {
         .collect();
     let put_back = || kept.iter().for_each(|(file, bytes)| std::fs::write(file, bytes).unwrap());
 
-    // As after a fail-over: the number of the last commit is given out again, for another one.
+    // Like after a fail-over: the number of the last commit is used again for another one.
     let lose = "BEGIN;
         DELETE FROM negsync.event WHERE seq = (SELECT seq FROM negsync.head);
         UPDATE negsync.head SET mark = mark + 1;
@@ -185,7 +185,7 @@ fn files_of_commits_that_the_database_lost_or_knows_no_more_are_not_used() {
     assert!(read < EVENTS);
     index.close();
 
-    // The same history goes on, but what it removed is not known any more.
+    // The same history continues, but its removals are no longer recorded.
     let pruned = "BEGIN;
         UPDATE negsync.head SET mark = mark - 1;
         UPDATE negsync.feed_commit SET mark = mark - 1 WHERE seq = (SELECT seq FROM negsync.head);

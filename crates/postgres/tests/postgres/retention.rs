@@ -1,4 +1,5 @@
-//! Rules of retention: both engines keep the same, every node goes by them, and nothing comes back.
+//! Rules of retention: both engines keep the same events, all nodes use the rules, and removed
+//! events do not come back.
 
 use crate::support::{again, all, event};
 use negsync_nostr::VerifiedEvent;
@@ -18,7 +19,7 @@ const AGE_S: u64 = 1_000;
 const NOW: u64 = 1_800_000_000;
 
 fn options(now: &ManualClock) -> StoreOptions {
-    StoreOptions { clock: Clock::from(now), ..StoreOptions::default() }
+    StoreOptions::default().clock(Clock::from(now))
 }
 
 fn open(url: &str, heard: HeardSet) -> PostgresStore {
@@ -109,7 +110,7 @@ fn both_engines_keep_the_same_by_any_rules() {
                 let at = ids.iter().position(|it| it == id).unwrap();
                 assert_eq!(outcomes[at], Outcome::Retired, "seed {seed}");
             }
-            // What other rules had removed came again.
+            // Events removed by other rules came again.
             store.retire().unwrap();
         }
         let before = engines.map(all);
@@ -120,7 +121,7 @@ fn both_engines_keep_the_same_by_any_rules() {
         let table: BTreeSet<_> = heard.items();
         assert_eq!(table.len(), before[1].len(), "seed {seed}: the listener's set");
         let checked = negsync_postgres::check(&Address::parse(&url).unwrap(), |_, _| {}).unwrap();
-        // Nobody has signed the events.
+        // The events are unsigned.
         let mut found = checked.found.keys();
         assert!(found.all(|what| *what == "signature"), "seed {seed}: {:?}", checked.found);
         sqlite.close();
@@ -151,7 +152,7 @@ fn every_node_goes_by_the_rules_of_the_database() {
     one.retain(rules.clone()).unwrap();
     one.retire().unwrap();
     assert_eq!(all(&one).len(), 10, "in several steps");
-    // The other one has heard nothing of rules, and goes by them.
+    // The other node was not configured with rules, and uses those in the database.
     let came =
         publish(&other, &[note(&mut rng, 2, 2 * AGE_S), again(&notes[600]), note(&mut rng, 2, 5)]);
     assert_eq!(came, [Outcome::Retired, Outcome::Retired, Outcome::Stored]);
@@ -165,7 +166,8 @@ fn every_node_goes_by_the_rules_of_the_database() {
     let gone = one.refused("", &[many[29].item().id]).unwrap();
     assert_eq!(gone[&many[29].item().id], RETIRED);
 
-    // They stay with the database: a start without a configuration goes by them, one with others changes them.
+    // The rules stay in the database: a start without a configuration uses them, one with other
+    // rules changes them.
     one.close();
     other.close();
     let third = open(server.url(), HeardSet::default());
@@ -173,7 +175,7 @@ fn every_node_goes_by_the_rules_of_the_database() {
     third.retain(Retention::default()).unwrap();
     assert_eq!(publish(&third, &[again(&many[29])]), [Outcome::Stored]);
     third.close();
-    let options = StoreOptions { retention: Some(by_count(3)), ..options(&ManualClock::at(NOW)) };
+    let options = options(&ManualClock::at(NOW)).retention(by_count(3));
     let address = Address::parse(server.url()).unwrap();
     let fourth = PostgresStore::open_without_sets(&address, options).unwrap();
     fourth.retire().unwrap();
@@ -216,7 +218,7 @@ fn a_rule_of_size_is_refused() {
     };
     unsupported(store.retain(by_size.clone()));
     unsupported(store.preview(&by_size).map(drop));
-    let options = StoreOptions { retention: Some(by_size), ..StoreOptions::default() };
+    let options = StoreOptions::default().retention(by_size);
     let address = Address::parse(server.url()).unwrap();
     unsupported(PostgresStore::open_without_sets(&address, options).map(drop));
 }

@@ -1,5 +1,5 @@
-//! The initiator beyond the reference finds exactly what differs, each id once,
-//! whoever answers and whatever frames are cut.
+//! The adaptive initiator finds exactly the differences, each id once, with any responder and any
+//! cut of frames.
 
 use crate::support::{Case, crate_engine, crate_set, for_seeds, sorted};
 use negsync_reconcile::{
@@ -24,19 +24,18 @@ pub fn any_options(rng: &mut StdRng, case: &Case) -> InitiatorOptions {
         len => [None, Some(0), Some(times[rng.random_range(0..len)]), Some(u64::MAX)]
             [rng.random_range(0..4)],
     };
-    InitiatorOptions {
-        frame_limit_bytes: limit(rng),
-        opening_limit_bytes: limit(rng),
-        reply_limit_bytes: rng.random_bool(0.3).then_some(5000),
-        sync_mark,
-        since: if rng.random_bool(0.3) { times.iter().min().copied() } else { None },
-        empty_id_lists: rng.random_bool(0.8),
-        time_bucket_s: rng
-            .random_bool(0.3)
-            .then(|| NonZeroU64::new([1, 60, 86_400][rng.random_range(0..3)]).unwrap()),
-        bounds_seed: rng.random_bool(0.3).then(|| rng.random()),
-        ..InitiatorOptions::default()
-    }
+    InitiatorOptions::default()
+        .frame_limit_bytes(limit(rng))
+        .opening_limit_bytes(limit(rng))
+        .reply_limit_bytes(rng.random_bool(0.3).then_some(5000))
+        .sync_mark(sync_mark)
+        .since(if rng.random_bool(0.3) { times.iter().min().copied() } else { None })
+        .empty_id_lists(rng.random_bool(0.8))
+        .time_bucket_s(
+            rng.random_bool(0.3)
+                .then(|| NonZeroU64::new([1, 60, 86_400][rng.random_range(0..3)]).unwrap()),
+        )
+        .bounds_seed(rng.random_bool(0.3).then(|| rng.random()))
 }
 
 /// Runs a session to its end and returns what it found.
@@ -69,7 +68,7 @@ fn exact(case: &Case, options: &InitiatorOptions, answer: impl FnMut(&[u8]) -> V
     assert!(found.time_buckets == expected, "{options:?}");
 }
 
-/// When the differences of a case were made.
+/// The differences of a case, by time bucket.
 fn by_cell(case: &Case, time_bucket_s: u64) -> BTreeMap<u64, DifferenceCount> {
     let mut cells = BTreeMap::<u64, DifferenceCount>::new();
     for (set, differing, we) in [(&case.ours, &case.have, true), (&case.theirs, &case.need, false)]

@@ -1,4 +1,4 @@
-//! In reference behaviour, every message and every set found is the crate's.
+//! In reference behaviour, every message and every result equals the crate's.
 
 use crate::support::{Case, crate_engine, crate_set, distinct, for_seeds, frame_cut_sets, sorted};
 use negsync_reconcile::{

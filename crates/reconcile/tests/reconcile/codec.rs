@@ -1,4 +1,5 @@
-//! What is written is read back; what cannot be read is named, with its byte.
+//! Encoded ranges are decoded again; a malformed message is reported with the position of its
+//! fault.
 
 use crate::support::{Ids, for_seeds, random_item};
 use negsync_reconcile::item::Item;
@@ -83,7 +84,7 @@ fn what_is_wrong_is_named_with_its_byte() {
         (&[0x61, 0, 0, 1, 9, 9], 4, DecodeFault::FingerprintTruncated),
         (&[0x61, 0, 0, 2, 1, 9, 9], 4, DecodeFault::IdListTruncated(1)),
         (&[0x61, 0, 0, 2, 0xc0, 0x80, 0x80, 0x80, 0], 4, DecodeFault::IdListTruncated(1 << 34)),
-        // A good range first.
+        // After a valid range.
         (&[0x61, 5, 0, 0, 0, 0, 7], 6, DecodeFault::UnknownMode(7)),
     ];
     for (message, offset, fault) in cases {

@@ -1,4 +1,4 @@
-//! The exact rule lists everything: it finds what fingerprints that collide hide.
+//! The exact rule lists everything: it finds differences that colliding fingerprints hide.
 
 use crate::adaptive::{any_options, session};
 use crate::scripted::{Closing, Scripted};
@@ -16,10 +16,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 fn exact_options(rng: &mut StdRng, case: &Case) -> InitiatorOptions {
-    InitiatorOptions { rule: Rule::Exact, ..any_options(rng, case) }
+    any_options(rng, case).rule(Rule::Exact)
 }
 
-/// Runs a session whose questions hold lists alone, and compares what it found.
+/// Runs a session whose questions contain only lists, and compares the result.
 fn assert_exact(case: &Case, options: &InitiatorOptions, mut answer: impl FnMut(&[u8]) -> Vec<u8>) {
     let found = session(case, options, |question| {
         let mut ranges = Decoder::new(question).unwrap().map(Result::unwrap);
@@ -44,7 +44,7 @@ fn no_question_holds_a_fingerprint_and_nothing_is_missed() {
     });
 }
 
-/// A closing fingerprint may lie or be true: neither settles anything.
+/// A closing fingerprint may be false or true: neither settles anything.
 #[test]
 fn a_frame_that_is_closed_as_if_the_rest_were_equal_is_not_believed() {
     for_seeds(2000..2600, |rng| {
@@ -63,7 +63,7 @@ fn a_list_of_all_costs_32_bytes_an_id() {
     let all: BTreeSet<Item> =
         (0..ITEMS).map(|_| random_item(&mut rng, 1000, 1_000_000, Ids::Random)).collect();
     let case = Case::new(all.clone(), all);
-    let options = InitiatorOptions { rule: Rule::Exact, ..InitiatorOptions::default() };
+    let options = InitiatorOptions::default().rule(Rule::Exact);
     let mut responder = Responder::new(&case.theirs, 500_000).unwrap();
     let (mut up, mut down, mut rounds) = (0, 0, 0);
     assert_exact(&case, &options, |question| {
@@ -75,7 +75,7 @@ fn a_list_of_all_costs_32_bytes_an_id() {
     assert!(up < 2_000 && down < ITEMS * 33 && rounds <= 10, "{up} up, {down} down, {rounds}");
 }
 
-/// A set whose fingerprints add up only three bytes of each id: collisions can be found.
+/// A set whose fingerprints use only three bytes of each id, so that collisions can be found.
 struct NarrowSums(SortedItems);
 
 impl RangeSet for NarrowSums {
@@ -106,12 +106,12 @@ impl RangeSet for NarrowSums {
     }
 }
 
-/// What an item adds to a narrow sum.
+/// The contribution of an item to a narrow sum.
 fn added(item: &Item) -> u64 {
     u64::from_le_bytes([item.id[29], item.id[30], item.id[31], 0, 0, 0, 0, 0])
 }
 
-/// Two pairs of items of one second whose narrow sums are the same, as an attacker finds them.
+/// Two pairs of items of one second with the same narrow sum, as an attacker would find them.
 fn colliding_pairs(rng: &mut StdRng) -> [[Item; 2]; 2] {
     let mut pairs: HashMap<u64, [Item; 2]> = HashMap::new();
     loop {
@@ -145,7 +145,7 @@ fn a_real_collision_is_seen_by_lists_and_by_other_bounds() {
     let mut rng = StdRng::seed_from_u64(71);
     let shared: Vec<Item> =
         (0..3000).map(|_| random_item(&mut rng, 0, 1_000_000, Ids::Random)).collect();
-    // Within one bucket of the usual opening; other bounds may part them.
+    // Within one bucket of the usual opening; other bounds may separate them.
     let crowd = (0..40).map(|_| random_item(&mut rng, 500_000, 1, Ids::Random));
     let shared: Vec<Item> = shared.into_iter().chain(crowd).collect();
     let pairs = colliding_pairs(&mut rng);
@@ -158,12 +158,12 @@ fn a_real_collision_is_seen_by_lists_and_by_other_bounds() {
     assert!(difference(&ours, &theirs, &usual).is_empty(), "the test tests nothing");
     assert!(difference(&ours, &theirs, &reference).is_empty(), "the test tests nothing");
 
-    let exact = InitiatorOptions { rule: Rule::Exact, ..InitiatorOptions::default() };
+    let exact = InitiatorOptions::default().rule(Rule::Exact);
     let found = difference(&ours, &theirs, &exact);
     assert_eq!((sorted(found.have), sorted(found.need)), (have, need));
 
     let seen = (0..50).filter(|seed| {
-        let options = InitiatorOptions { bounds_seed: Some(*seed), ..InitiatorOptions::default() };
+        let options = InitiatorOptions::default().bounds_seed(*seed);
         !difference(&ours, &theirs, &options).is_empty()
     });
     let seen = seen.count();

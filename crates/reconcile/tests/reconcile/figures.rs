@@ -1,5 +1,5 @@
-//! Round trips and bytes of a fixed table of sessions, as exact numbers: what
-//! makes one worse, or better, shows here as a difference.
+//! Round trips and bytes of a fixed table of sessions, as exact numbers: any change of one shows
+//! here.
 
 use crate::support::{Case, crate_engine, crate_set, sorted};
 use negsync_reconcile::item::Item;
@@ -114,11 +114,8 @@ fn the_table_of_round_trips_and_bytes() {
         let case = row.case();
         let sync_mark = row.sync_mark.then(|| case.ours.items().last().unwrap().created_at);
         let reference = row.run(&case, InitiatorOptions::reference(row.frames.0));
-        let options = InitiatorOptions {
-            frame_limit_bytes: row.frames.0,
-            sync_mark,
-            ..InitiatorOptions::default()
-        };
+        let options =
+            InitiatorOptions::default().frame_limit_bytes(row.frames.0).sync_mark(sync_mark);
         let adaptive = row.run(&case, options);
         if (reference, adaptive) != (row.reference, row.adaptive) {
             differs.push(format!("{}: {reference:?}, {adaptive:?}", row.name));

@@ -1,5 +1,5 @@
-//! What responders are known to do, each done to the initiator. No difference
-//! may be missed, none found twice, and every session ends.
+//! Known misbehaviour of responders, one by one, against the initiator. No difference may be missed
+//! or found twice, and every session must end.
 
 use crate::adaptive::{any_options, session};
 use crate::scripted::{Closing, Scripted};
@@ -14,7 +14,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use std::collections::BTreeSet;
 
-/// Cases under tight frames, with a responder that `told` spoils.
+/// Cases with small frames, with a responder that `told` configures.
 fn exact_with(seeds: std::ops::Range<u64>, told: impl Fn(&mut Scripted<'_>)) {
     for_seeds(seeds, |rng| {
         let most_items = if rng.random_bool(0.1) { 8000 } else { 700 };
@@ -29,8 +29,8 @@ fn exact_with(seeds: std::ops::Range<u64>, told: impl Fn(&mut Scripted<'_>)) {
     });
 }
 
-/// Many that only they have at the end of the order, where we hold nothing, and
-/// enough before them to fill a frame.
+/// Many items that only the peer has at the end of the order, where we hold nothing, and enough
+/// before them to fill a frame.
 fn nothing_at_the_end(rng: &mut StdRng) -> Case {
     let shared: BTreeSet<Item> =
         (0..2000).map(|_| random_item(rng, 1000, 10_000, Ids::Random)).collect();
@@ -57,8 +57,8 @@ fn hazard_1_a_cut_frame_closed_over_too_little() {
     exact_with(1000..1700, |responder| responder.closing = Closing::AfterDropped);
 }
 
-/// What makes it a hazard: to an initiator that sends a fingerprint of nothing,
-/// the end looks equal though all there is missing.
+/// The reason for the hazard: to an initiator that sends a fingerprint of the empty set, the end
+/// looks equal although all of its items are missing.
 #[test]
 fn hazard_1_is_what_the_script_commits() {
     let theirs: SortedItems = (0..5000u64)
@@ -73,7 +73,7 @@ fn hazard_1_is_what_the_script_commits() {
     out.fingerprint(&Bound::INFINITY, &Sum::ZERO.fingerprint(0));
     let question = out.finish();
 
-    // Some limit has the frame full where the last range is split.
+    // With some limit the frame is full where the last range is split.
     let lost = (4096..9000).any(|limit| {
         let mut responder = Scripted::new(&theirs, limit);
         responder.closing = Closing::AfterDropped;
@@ -130,13 +130,13 @@ fn hazard_3_no_bound_below_the_window() {
             set.items().iter().copied().filter(|item| item.created_at >= since).collect()
         };
         let case = Case::new(window(&whole.ours), window(&whole.theirs));
-        let options = InitiatorOptions {
-            since: Some(since),
-            sync_mark: [None, Some(0), Some(since - 1), Some(since), Some(since + 30)]
-                [rng.random_range(0..5)],
-            frame_limit_bytes: 4096,
-            ..InitiatorOptions::default()
-        };
+        let options = InitiatorOptions::default()
+            .since(since)
+            .sync_mark(
+                [None, Some(0), Some(since - 1), Some(since), Some(since + 30)]
+                    [rng.random_range(0..5)],
+            )
+            .frame_limit_bytes(4096);
         let mut responder = Scripted::new(&case.theirs, rng.random_range(4096..9000));
         let found = session(&case, &options, |message| {
             for range in Decoder::new(message).unwrap().map(Result::unwrap) {
@@ -208,19 +208,17 @@ fn hazard_5_a_bound_that_runs_backwards_is_refused() {
 #[test]
 fn hazard_6_the_opening_keeps_to_its_own_limit() {
     for_seeds(0..50, |rng| {
-        // Bounds as long as they get: one second, ids that share all they can.
+        // Bounds of maximum length: one second, and ids with the longest common prefixes.
         let items: BTreeSet<Item> =
             (0..3000).map(|_| random_item(rng, 1 << 40, 1, Ids::SharedPrefix)).collect();
         let mut theirs = items.clone();
         theirs.pop_last();
         let case = Case::new(items, theirs);
         for sync_mark in [None, Some(5)] {
-            let options = InitiatorOptions {
-                frame_limit_bytes: 60_000,
-                opening_limit_bytes: 4096,
-                sync_mark,
-                ..InitiatorOptions::default()
-            };
+            let options = InitiatorOptions::default()
+                .frame_limit_bytes(60_000)
+                .opening_limit_bytes(4096)
+                .sync_mark(sync_mark);
             let opening = Initiator::new(&case.ours, options.clone()).unwrap().open();
             assert!(opening.len() <= 4096);
             let mut responder = Scripted::new(&case.theirs, 0);
@@ -249,7 +247,7 @@ fn peers_that_never_settle_anything_end_with_an_error() {
             Item::new(i, id)
         })
         .collect();
-    // Says that all differs, over and over; repeats the question; says nothing.
+    // Answers repeatedly that everything differs, repeats the question, or answers nothing.
     let mut nothing = vec![0x61, 0, 0, 1];
     nothing.extend([5; 16]);
     for repeats in [false, true] {

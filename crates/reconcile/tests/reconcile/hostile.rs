@@ -1,5 +1,5 @@
-//! Messages that no honest peer sends: no panic, no answer beyond the frame,
-//! and no more than what the set holds.
+//! Messages that no honest peer sends: no panic, no answer above the frame limit, and no more than
+//! the contents of the set.
 
 use crate::support::{Case, crate_engine, crate_set, for_seeds};
 use negsync_reconcile::item::Item;
@@ -55,10 +55,9 @@ fn a_mutated_message_gets_the_crates_answer_or_an_error() {
 fn a_mutated_answer_never_breaks_an_initiator() {
     for_seeds(5000..8000, |rng| {
         let case = Case::any(rng, 400);
-        for options in [
-            InitiatorOptions::reference(4096),
-            InitiatorOptions { frame_limit_bytes: 4096, ..InitiatorOptions::default() },
-        ] {
+        for options in
+            [InitiatorOptions::reference(4096), InitiatorOptions::default().frame_limit_bytes(4096)]
+        {
             let mut initiator = Initiator::new(&case.ours, options).unwrap();
             let mut responder = Responder::new(&case.theirs, 4096).unwrap();
             let mut message = initiator.open();
@@ -70,7 +69,7 @@ fn a_mutated_answer_never_breaks_an_initiator() {
                     Ok(negsync_reconcile::InitiatorStep::Done) | Err(_) => break,
                 }
                 assert!(message.len() <= 4096);
-                // What we write, any responder reads.
+                // Any responder can decode our messages.
                 assert!(Decoder::new(&message).unwrap().all(|range| range.is_ok()));
             }
         }
@@ -82,7 +81,7 @@ fn no_message_has_the_same_items_listed_twice() {
     let set: SortedItems = (0..1000u64).map(|i| Item::new(i, [i as u8; 32])).collect();
     let mut out = Encoder::new();
     for _ in 0..10_000 {
-        // The whole set, then bounds that go back, over and over.
+        // The whole set, then backward bounds, repeatedly.
         out.id_list(&Bound::at(5000), 0);
         out.id_list(&Bound::at(10), 0);
         out.fingerprint(&Bound::at(900), &[7; 16]);

@@ -27,7 +27,7 @@ impl Peer {
         Self { child, lines_in, lines_out }
     }
 
-    /// Makes it the responder of the sessions that follow.
+    /// Makes it the responder of the following sessions.
     pub fn respond(&mut self, limit: usize, items: &[Item]) {
         self.write(&format!("respond,{limit},{}", hex_items(items)));
         assert_eq!(self.read(), ("ready".to_owned(), String::new()));
@@ -38,7 +38,7 @@ impl Peer {
         self.expect("msg")
     }
 
-    /// Has it ask `answer` until it is done, and returns what it has found.
+    /// Makes it ask `answer` until it is done, and returns its result.
     pub fn ask(
         &mut self,
         limit: usize,

@@ -1,20 +1,21 @@
 //! Random syncs in both roles, against the `negentropy` crate and against the JavaScript engines of
-//! nostr-tools and NDK: exact sets, whatever frame limits either side has.
+//! nostr-tools and NDK: exact results for all frame limits of either side.
 
 use crate::javascript::Peer;
 use crate::support::{Case, crate_engine, crate_set, distinct};
+use negsync_reconcile::fingerprint::Sum;
 use negsync_reconcile::{Difference, Initiator, InitiatorOptions, InitiatorStep, Responder};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::io::Write;
 
-/// Cases, unless `NEGSYNC_SYNCS` says how many, from the seed in `NEGSYNC_SEED` on.
+/// Number of cases, unless `NEGSYNC_SYNCS` sets it; the first seed is `NEGSYNC_SEED`.
 const CASES: u64 = 200;
 const MOST_ITEMS: usize = 1_500;
-/// No session of such sets takes more.
+/// Above the messages of any session over such sets.
 const MOST_MESSAGES: usize = 500;
 
-/// Ids that only the initiator has and that it lacks, sorted, each once.
+/// Ids that only the initiator has, and ids that it lacks, sorted and without duplicates.
 type Sets = (Vec<[u8; 32]>, Vec<[u8; 32]>);
 
 #[derive(Clone, Copy, Debug)]
@@ -79,33 +80,51 @@ fn our_answers(case: &Case, limit: usize) -> impl FnMut(&[u8]) -> Vec<u8> {
     }
 }
 
+/// Whether exactly the differences were found. Short ids have equal sums occasionally, and no
+/// fingerprint distinguishes them: these may be missing, as many on one side as on the other.
+fn is_exact(found: &Sets, expected: &Sets) -> bool {
+    let is_true =
+        |found: &[[u8; 32]], all: &[[u8; 32]]| found.iter().all(|id| all.binary_search(id).is_ok());
+    let missing = |found: &[[u8; 32]], all: &[[u8; 32]]| {
+        let mut missing = all.to_vec();
+        missing.retain(|id| found.binary_search(id).is_err());
+        let sum = missing.iter().fold(Sum::ZERO, |mut sum, id| {
+            sum.add(&Sum::of(id));
+            sum
+        });
+        (sum, missing.len())
+    };
+    is_true(&found.0, &expected.0)
+        && is_true(&found.1, &expected.1)
+        && missing(&found.0, &expected.0) == missing(&found.1, &expected.1)
+}
+
 fn with_the_crate(case: &Case, limits: SessionLimits) {
     let expected = (case.have.clone(), case.need.clone());
     let theirs = crate_set(case.theirs.items());
     for options in [
-        InitiatorOptions { frame_limit_bytes: limits.ours, ..InitiatorOptions::default() },
+        InitiatorOptions::default().frame_limit_bytes(limits.ours),
         InitiatorOptions::reference(limits.ours),
     ] {
         let mut responder = crate_engine(&theirs, limits.theirs);
         let found = we_ask(case, &options, |message| responder.reconcile(message).unwrap());
-        assert!(found == expected, "we ask the crate, {limits:?}, {:?}", options.rule);
+        assert!(is_exact(&found, &expected), "we ask the crate, {limits:?}, {:?}", options.rule);
     }
     let found = crate_asks(case, limits.theirs, our_answers(case, limits.ours));
-    assert!(found == expected, "the crate asks us, {limits:?}");
+    assert!(is_exact(&found, &expected), "the crate asks us, {limits:?}");
 }
 
 fn with_javascript(peer: &mut Peer, case: &Case, limits: SessionLimits) {
     let expected = (case.have.clone(), case.need.clone());
-    let options =
-        InitiatorOptions { frame_limit_bytes: limits.ours, ..InitiatorOptions::default() };
+    let options = InitiatorOptions::default().frame_limit_bytes(limits.ours);
     peer.respond(limits.theirs, case.theirs.items());
     let found = we_ask(case, &options, |message| peer.answer(message));
-    assert!(found == expected, "we ask NDK's engine, {limits:?}");
+    assert!(is_exact(&found, &expected), "we ask NDK's engine, {limits:?}");
 
     let found = peer.ask(limits.theirs, case.ours.items(), our_answers(case, limits.ours));
-    // Its closing fingerprint begins too late, so that it may miss what the frame had no room for
-    // where we hold nothing; random cases do not meet that.
-    assert!(found == expected, "nostr-tools asks us, {limits:?}");
+    // Its closing fingerprint begins too late, so it may miss items that did not fit in a frame
+    // where we hold nothing; random cases do not contain that.
+    assert!(is_exact(&found, &expected), "nostr-tools asks us, {limits:?}");
 }
 
 #[test]

@@ -1,5 +1,4 @@
-//! A responder that answers as the protocol asks, apart from what it is told to
-//! do wrong.
+//! A responder that follows the protocol, except for configured faults.
 
 use negsync_reconcile::item::Item;
 use negsync_reconcile::message::{Decoder, Encoder, Payload};
@@ -8,16 +7,15 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::ops::Range;
 
-/// What the fingerprint that closes a cut frame is computed over.
+/// The range over which the fingerprint of a cut frame is computed.
 #[derive(Clone, Copy)]
 pub enum Closing<'a> {
-    /// What its bounds say.
+    /// The range of its bounds.
     True,
-    /// What follows the range that was dropped, as the C++, JavaScript and Go
-    /// references do.
+    /// The range after the dropped one, as in the C++, JavaScript and Go references.
     AfterDropped,
-    /// The initiator's own items, so that it always looks equal; but the truth
-    /// where the cut lies inside a list.
+    /// The initiator's own items, so that it always looks equal; but correct where the cut lies
+    /// inside a list.
     LooksEqual(&'a SortedItems),
 }
 
@@ -29,11 +27,11 @@ pub struct Scripted<'a> {
     pub closing: Closing<'a>,
     /// Answers lists of more items than this with fingerprints.
     pub longest_list: usize,
-    /// Sends fingerprints of ranges that were skipped.
+    /// Sends fingerprints of skipped ranges.
     pub answers_skips: bool,
-    /// Adds zero-width ranges and divides Skips in two.
+    /// Adds empty ranges and divides Skips in two.
     pub noisy: bool,
-    /// Skips every list that is asked for, in every message or in every other.
+    /// Skips every requested list, in every message or in every second one.
     pub skips_lists: Option<bool>,
     /// Begins with a bound and one below it.
     pub runs_backwards: bool,

@@ -1,5 +1,5 @@
-//! Sessions without a socket: many peers, both roles, restarts, lost and late packets. Whatever
-//! happens, a session that says it is complete has found exactly what differs.
+//! Sessions without a socket: many peers, both roles, restarts, lost and late packets. A session
+//! that reports completion has always found exactly the differences.
 
 use negsync_reconcile::item::Item;
 use negsync_reconcile::sessions::{
@@ -15,7 +15,7 @@ type Ids = BTreeSet<[u8; 32]>;
 struct Peer {
     set: SortedItems,
     sessions: Sessions<usize, SortedItems>,
-    // What the session with each peer has found so far.
+    // The differences found so far, by peer.
     found: HashMap<usize, (Ids, Ids)>,
 }
 
@@ -56,7 +56,7 @@ fn what_a_complete_session_found_is_what_differs() {
         for now_s in 0..400 {
             let (one, other) = (rng.random_range(0..4), rng.random_range(0..4));
             match rng.random_range(0..100) {
-                // Both at the same moment, now and then.
+                // Sometimes both at the same time.
                 0..6 if one != other => {
                     let both = [(one, other), (other, one)];
                     let count = if rng.random_bool(0.5) { 2 } else { 1 };
@@ -75,7 +75,7 @@ fn what_a_complete_session_found_is_what_differs() {
                         queues.entry((one, other)).or_default().push_back(close);
                     }
                 }
-                // One starts again and knows nothing any more.
+                // One restarts without its state.
                 7 => {
                     number += 1_000;
                     peers[one].sessions = Sessions::new(limits, number);
@@ -145,11 +145,11 @@ fn sessions_are_bounded_and_replaced() {
     assert_eq!(open(&mut sessions, 3), Err(OpenError::TooMany { limit: 2 }));
     let again = open(&mut sessions, 1).unwrap();
     assert_eq!((again.session, sessions.statistics().abandoned), (9, 1));
-    // An answer to the session that was replaced says nothing.
+    // An answer to the replaced session is ignored.
     let stale = Packet { kind: PacketKind::Answer, session: 7, payload: vec![0x61] };
     assert_eq!(sessions.receive(&1, &stale, 0, empty), Default::default());
     assert!(sessions.is_asking(&1));
-    // Nobody answers for a session that is not there.
+    // A question in an unknown session is refused.
     let unknown = Packet { kind: PacketKind::Question, session: 5, payload: vec![0x61] };
     let reply = sessions.receive(&1, &unknown, 0, empty).reply.unwrap();
     assert_eq!((reply.kind, reply.session), (PacketKind::Refused, 5));

@@ -1,4 +1,4 @@
-//! Sets that differ in known ways, and the crate's engine in our terms.
+//! Sets with known differences, and the crate's engine with our types.
 
 use negentropy::{Id, Negentropy, NegentropyStorageVector};
 use negsync_reconcile::SortedItems;
@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The crate's set of the same items.
+/// The crate's set with the same items.
 pub fn crate_set(items: &[Item]) -> NegentropyStorageVector {
     let mut set = NegentropyStorageVector::with_capacity(items.len());
     for item in items {
@@ -33,14 +33,14 @@ pub fn sorted(ids: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<[u8; 32]> 
     ids
 }
 
-/// `ids` sorted, each once: the reference reports some twice after a cut frame.
+/// `ids` sorted and without duplicates: the reference finds some ids twice after a cut frame.
 pub fn distinct(ids: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<[u8; 32]> {
     let mut ids = sorted(ids);
     ids.dedup();
     ids
 }
 
-/// How the ids of a case are made.
+/// The form of a case's ids.
 #[derive(Clone, Copy, Debug)]
 pub enum Ids {
     Random,
@@ -48,7 +48,7 @@ pub enum Ids {
     SharedPrefix,
 }
 
-/// Two sets and what differs.
+/// Two sets and their differences.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub ours: SortedItems,
@@ -64,8 +64,8 @@ impl Case {
         Self { ours: ours.into_iter().collect(), theirs: theirs.into_iter().collect(), have, need }
     }
 
-    /// A small case of any shape: clustered or scattered differences, equal
-    /// times, shared prefixes, one side or both empty.
+    /// A small case of any form: clustered or scattered differences, equal times, shared prefixes,
+    /// one side or both empty.
     pub fn any(rng: &mut StdRng, most_items: usize) -> Self {
         let scale = [0, 3, 40, 300, most_items][rng.random_range(0..5)];
         let count = rng.random_range(0..=scale.min(most_items));
@@ -73,7 +73,7 @@ impl Case {
         let ids = if rng.random_bool(0.3) { Ids::SharedPrefix } else { Ids::Random };
         let all: Vec<Item> = (0..count)
             .map(|_| random_item(rng, 1_700_000_000, times, ids))
-            // An id is the hash of an event, its time included.
+            // An id is the hash of an event, including its time.
             .map(|item| (item.id, item))
             .collect::<BTreeMap<_, _>>()
             .into_values()

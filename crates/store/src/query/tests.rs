@@ -1,4 +1,4 @@
-//! What queries find, and how many steps of SQLite's machine they take for it.
+//! The results of queries, and the number of steps of SQLite's virtual machine that they take.
 
 use super::hit::{FETCH, FETCHED_ROWS};
 use super::walks::BY_AUTHOR;
@@ -38,7 +38,7 @@ fn fill(path: &Path, private: Option<&PrivateKinds>, events: Vec<Event>) {
     store.close();
 }
 
-/// Runs `work` on the store in `path` and counts the steps of SQLite's machine.
+/// Runs `work` on the store in `path` and counts the steps of SQLite's virtual machine.
 fn steps<T>(path: &Path, work: impl FnOnce(&ReadTransaction<'_>) -> T) -> (T, u64) {
     let mut connection = schema::open_reader(path).unwrap();
     let steps = Arc::new(AtomicU64::new(0));
@@ -53,7 +53,7 @@ fn steps<T>(path: &Path, work: impl FnOnce(&ReadTransaction<'_>) -> T) -> (T, u6
     (done, steps.load(Ordering::Relaxed))
 }
 
-/// Some of the values, in any number, the normal form of a filter's list.
+/// Some of the values, in the normal form of a filter's list.
 fn some<T: Ord + Clone>(rng: &mut StdRng, values: &[T]) -> Vec<T> {
     let most = [1, 3, 20, values.len()][rng.random_range(0..4)].min(values.len());
     let mut list: Vec<T> = (0..rng.random_range(1..=most))
@@ -64,8 +64,8 @@ fn some<T: Ord + Clone>(rng: &mut StdRng, values: &[T]) -> Vec<T> {
     list
 }
 
-/// Short and long lists of everything, in all combinations: whichever index is walked, what is found
-/// is what a look at each event finds.
+/// Short and long lists of every field in all combinations: each index gives the same result as a
+/// check of each event.
 #[test]
 fn whichever_index_is_walked_the_same_is_found() {
     for seed in 0..12 {
@@ -152,7 +152,7 @@ fn a_long_list_costs_a_row_no_more_than_a_short_one() {
         (0..5_000).map(|number| TagKey::new(b'k', &number.to_string())).collect();
     keys.sort_unstable();
     let popular = vec![TagKey::new(b'p', "popular")];
-    // The other list is as long: neither is the cheaper one to walk.
+    // The other list is equally long: neither is cheaper to walk.
     let others = (0..5_000).map(|number| TagKey::new(b'p', &number.to_string()));
     let mut long: Vec<TagKey> = others.chain(popular.clone()).collect();
     long.sort_unstable();
@@ -174,14 +174,14 @@ fn a_long_list_costs_a_row_no_more_than_a_short_one() {
     }
 }
 
-/// The kind of each row was looked up once more, in the event itself, for each list.
+/// The kind of each row was looked up again, in the event itself, for each list.
 #[test]
 fn short_lists_of_tags_are_decided_without_a_look_at_the_events() {
     let folder = tempfile::tempdir().unwrap();
     let connection = schema::open_writer(&folder.path().join("store.sqlite")).unwrap();
     let keys = [TagKey::new(b'p', "somebody"), TagKey::new(b't', "something")];
     for row in 0..20_u8 {
-        // Every second event has one of the tags alone. No event stands in its own table.
+        // Every second event has only one of the tags. The event table is empty.
         for key in &keys[usize::from(row % 2)..] {
             let insert =
                 "INSERT INTO tag (key, kind, created_at, id, event) VALUES (?1, 1, ?2, ?3, ?2)";
@@ -201,8 +201,8 @@ fn short_lists_of_tags_are_decided_without_a_look_at_the_events() {
     assert!(found.iter().copied().eq((0..20).step_by(2)), "{found:?}");
 }
 
-/// A stranger cannot tell by the time of an answer how much of what it may not see there is: a scan
-/// for everybody takes the same steps with private events and without.
+/// The time of an answer does not reveal the number of hidden events: a public scan takes the same
+/// steps with and without private events.
 #[test]
 fn a_scan_for_everybody_does_not_meet_private_events() {
     let private = PrivateKinds::new([4, 14, 1_059]);
@@ -237,7 +237,7 @@ fn a_scan_for_everybody_does_not_meet_private_events() {
     let (bare, full) = (folder.path().join("bare.sqlite"), folder.path().join("full.sqlite"));
     let events = public(&mut rng);
     fill(&bare, Some(&private), public(&mut StdRng::seed_from_u64(2)));
-    // Filed by other private kinds, and then by these: a changed configuration is right, too.
+    // Indexed with other private kinds, and then with these: a changed configuration works too.
     let before = PrivateKinds::new([1, 14]);
     fill(&full, Some(&before), events.into_iter().chain(hidden(&mut rng)).collect());
     fill(&full, Some(&private), Vec::new());
@@ -257,7 +257,7 @@ fn a_scan_for_everybody_does_not_meet_private_events() {
         let ((alone, steps_alone), (beside, steps_beside)) =
             (steps(&bare, scan), steps(&full, scan));
         assert_eq!(alone, beside, "{shown:?}");
-        // An end of an index is a step nearer than a row behind the last.
+        // The end of an index is one step closer than a row after the last one.
         assert!(
             steps_alone.abs_diff(steps_beside) <= 16,
             "{steps_alone}, {steps_beside}: {shown:?}"
@@ -265,7 +265,7 @@ fn a_scan_for_everybody_does_not_meet_private_events() {
     }
 }
 
-/// The bundled SQLite has STAT4, under which each binding of an author made the statement anew.
+/// The bundled SQLite has STAT4, with which each binding of an author prepared the statement again.
 #[test]
 fn no_statement_is_prepared_anew_when_values_are_bound() {
     use rusqlite::StatementStatus::RePrepare;
@@ -287,12 +287,12 @@ fn no_statement_is_prepared_anew_when_values_are_bound() {
     let connection = schema::open_reader(&path).unwrap();
     assert!(connection.db_config(SQLITE_DBCONFIG_ENABLE_QPSG).unwrap());
     assert_eq!(prepares(true), 0);
-    // The day that this fails the setting is no longer needed.
+    // When this fails, the setting is no longer needed.
     assert!(prepares(false) > 50, "{}", prepares(false));
 }
 
-/// Five thousand authors and as many kinds fit into one filter, and made 25 million walks
-/// whatever was stored.
+/// Five thousand authors and as many kinds fit into one filter, and caused 25 million walks in
+/// every store.
 #[test]
 fn the_walks_of_authors_and_kinds_are_bounded_by_what_is_stored() {
     let folder = tempfile::tempdir().unwrap();
@@ -326,7 +326,7 @@ fn the_walks_of_authors_and_kinds_are_bounded_by_what_is_stored() {
     }
 }
 
-/// Nothing is walked on for long once nobody waits for it, whatever the walk finds.
+/// A walk ends soon after its query is cancelled, whatever it finds.
 #[test]
 fn a_query_asks_again_and_again_whether_it_has_to_end() {
     let folder = tempfile::tempdir().unwrap();
@@ -344,7 +344,7 @@ fn a_query_asks_again_and_again_whether_it_has_to_end() {
         Filter::default(),
         Filter { authors: Some(vec![[1; 32]]), ..Filter::default() },
         Filter { tags: vec![odd.clone()], ..Filter::default() },
-        // Nothing matches.
+        // A filter without matches.
         Filter { tags: vec![evens, odd], ..Filter::default() },
         Filter { authors: Some((0..rows).map(key).collect()), ..Filter::default() },
     ];
@@ -408,13 +408,13 @@ fn a_feed_of_many_authors_runs_no_more_walks_than_its_limit() {
         assert_eq!(fetch(&connection, &found.hits, 0, &mut visit).unwrap(), most);
         assert_eq!(fetched, items, "{most}");
         let runs = |sql| connection.prepare_cached(sql).unwrap().get_status(Run) as usize;
-        // Others can be as new as the one behind the limit.
+        // Others can be as new as the first one after the limit.
         assert!(runs(BY_AUTHOR) <= most + 5, "{} walks for the newest {most}", runs(BY_AUTHOR));
         assert_eq!(runs(FETCH), most.div_ceil(FETCHED_ROWS), "{most}");
     }
 }
 
-/// What is gone, or is another event by now, is passed over, and what breaks off is counted.
+/// Removed events and reused rows are skipped, and a break is counted.
 #[test]
 fn what_is_read_by_rows_is_what_is_still_there() {
     let folder = tempfile::tempdir().unwrap();

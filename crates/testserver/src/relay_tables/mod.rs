@@ -1,11 +1,12 @@
-//! The tables in which other relays keep events on PostgreSQL, and the statements with which they write.
+//! The tables in which other relays store events on PostgreSQL, and the statements with which they
+//! write.
 
 mod nostr_rs_relay;
 mod nostream;
 
 use serde_json::Value;
 
-/// A relay whose tables are known.
+/// A relay whose tables are supported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelayTables {
     /// nostream 3.
@@ -26,7 +27,7 @@ impl RelayTables {
         }
     }
 
-    /// The statements that make the tables.
+    /// The statements that create the tables.
     pub fn schema(self) -> &'static str {
         match self {
             Self::Nostream => include_str!("nostream.sql"),
@@ -34,7 +35,8 @@ impl RelayTables {
         }
     }
 
-    /// The transactions in which the relay stores an event, by its own rules; each is a list of statements.
+    /// The transactions in which the relay stores an event by its own rules; each is a list of
+    /// statements.
     pub fn publish(self, event: &Value) -> Vec<String> {
         match self {
             Self::Nostream => nostream::publish(event),
@@ -42,8 +44,8 @@ impl RelayTables {
         }
     }
 
-    /// What the relay runs from time to time: it removes what has expired at the second `now` and, where it
-    /// has such a rule, what is deleted or was made before the second `before`.
+    /// The relay's periodic clean-up: removes events that expired by the second `now` and, if the
+    /// relay has such a rule, deleted events and events made before the second `before`.
     pub fn clean_up(self, now: u64, before: u64) -> String {
         match self {
             Self::Nostream => nostream::clean_up(now, before),
@@ -51,7 +53,7 @@ impl RelayTables {
         }
     }
 
-    /// The query for the JSON of each event that the relay shows at the second `now`.
+    /// The query for the JSON of all events that the relay shows at the second `now`.
     pub fn shown(self, now: u64) -> String {
         match self {
             Self::Nostream => nostream::shown(now),

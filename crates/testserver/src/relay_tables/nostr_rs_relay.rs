@@ -1,11 +1,11 @@
-//! nostr-rs-relay 0.8.12 and 0.9: one transaction an event.
+//! nostr-rs-relay 0.8.12 and 0.9: one transaction for each event.
 
 use super::{bytes, expires_at, first, is_addressable, is_replaceable, kind_of, quoted, tags};
 use serde_json::Value;
 
 const DELETION: u64 = 5;
 
-/// The statements of one transaction. What follows the first one does nothing where that stores nothing.
+/// The statements of one transaction. If the first one stores nothing, the others do nothing.
 pub(super) fn publish(event: &Value) -> String {
     let (id, author, kind) = (bytes(event, "id"), bytes(event, "pubkey"), kind_of(event));
     if matches!(kind, 20_000..30_000) {
@@ -15,7 +15,7 @@ pub(super) fn publish(event: &Value) -> String {
     let expires_at =
         expires_at(event).map_or("NULL".into(), |second| format!("to_timestamp({second})"));
     let json = hex(event.to_string().as_bytes());
-    // Those that the event replaces, or that replace it.
+    // The events that the event replaces, or that replace it.
     let rivals = rivals(event);
     let is_shadowed = rivals.as_ref().map_or("FALSE".into(), |rivals| {
         format!("EXISTS (SELECT FROM event e WHERE {rivals} AND e.created_at >= {created_at})")
@@ -73,7 +73,7 @@ fn rivals(event: &Value) -> Option<String> {
     ))
 }
 
-/// What stands as bytes in a column of its own.
+/// Whether the value is stored as bytes in a column of its own.
 fn is_hex(value: &str) -> bool {
     let is_digit = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f');
     value.len().is_multiple_of(2) && value.bytes().all(is_digit)

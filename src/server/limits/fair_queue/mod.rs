@@ -1,13 +1,14 @@
-//! Decides who works next. Work that occupies a core takes a turn. Only so many turns run at a time, and
-//! the address that has worked least is next. An address that asks for much waits for itself; one that
-//! asks for little now and then hardly waits at all.
+//! Fair scheduling of work. Work that occupies a core needs a turn; the number of concurrent turns
+//! is bounded, and the address that has used the least time is next. An address with many requests
+//! delays only itself; one with few requests hardly waits.
 //!
-//! A query of the store can take seconds. It gives its turn away as soon as others wait for one, and
-//! resumes when it is its address's turn again. Meanwhile it keeps its connection to the store, so the
-//! number of queries that have begun is bounded as well.
+//! A query of the store may take seconds. It gives its turn away when others wait for one, and
+//! resumes when its address is next again. Meanwhile it keeps its connection to the store, so the
+//! number of begun queries is bounded too.
 //!
-//! A query is light while its address has asked for little. A light query waits for no turn: it begins
-//! at once, and while it runs the heavy ones give way until a quarter of the turns is left to them.
+//! A query is light while its address has used little time. A light query does not wait for a turn:
+//! it begins at once, and while it runs, heavy queries give way until they have a quarter of the
+//! turns.
 
 mod permit;
 mod schedule;
@@ -25,28 +26,27 @@ use tokio::task::JoinError;
 
 /// The turns of one kind of work.
 pub(crate) struct FairQueue {
-    // Turns that run at a time.
+    // Maximum number of running turns.
     most: usize,
-    // Turns that run or were given away.
+    // Maximum number of turns that run or were given away.
     most_begun: usize,
     schedule: Mutex<TurnSchedule>,
 }
 
 impl FairQueue {
-    /// At most `most` turns run at a time; one address has at most half of them, and at least one.
+    /// At most `most` turns run at a time. One address has at most half of them, but at least one.
     pub(crate) fn new(most: usize) -> Self {
         let most = most.max(1);
         Self { most, most_begun: most, schedule: Mutex::default() }
     }
 
-    /// Like [`FairQueue::new`], for queries that give way. At most `most_begun` of them have begun; one
-    /// address has at most a quarter of these, and at least one.
+    /// Like [`FairQueue::new`], for queries that give way. At most `most_begun` of them have begun.
+    /// One address has at most a quarter of these, but at least one.
     pub(crate) fn for_queries(most: usize, most_begun: usize) -> Self {
         Self { most_begun: most_begun.max(1), ..Self::new(most) }
     }
 
-    /// The most threads that are in use at a time. A query that has given its turn away keeps its
-    /// thread.
+    /// Maximum number of threads in use. A query that has given its turn away keeps its thread.
     pub(super) fn threads(&self) -> usize {
         self.most.max(self.most_begun)
     }
@@ -61,7 +61,7 @@ impl FairQueue {
                 return QueuePermit::new(self, weight, address);
             }
             let queue = schedule.queue_of(address);
-            // Connections that were closed wait no more.
+            // Closed connections no longer wait.
             queue.waiting.retain(|give| !give.is_closed());
             let (give, waiting) = oneshot::channel();
             queue.waiting.push_back(give);
@@ -70,7 +70,7 @@ impl FairQueue {
         };
         match waiting.await {
             Ok(turn) => turn,
-            // Not reached: a queue drops no sender without using it.
+            // Unreachable: the queue uses every sender before it drops it.
             Err(_) => {
                 self.lock().begin(Weight::Heavy, address);
                 QueuePermit::new(self, Weight::Heavy, address)
@@ -93,7 +93,7 @@ impl FairQueue {
     }
 
     /// Runs a query of the store in a turn of the address, on a thread that may block. It ends
-    /// `timeout` after it began, or as soon as `is_cancelled`.
+    /// after `timeout`, or as soon as `is_cancelled` returns true.
     pub(crate) async fn query<T: Send + 'static>(
         self: &Arc<Self>,
         address: IpAddr,
@@ -121,7 +121,7 @@ impl FairQueue {
         }
     }
 
-    /// Ends a turn and gives it to the next that still wants it.
+    /// Ends a turn and gives it to the next waiting one.
     fn end(self: &Arc<Self>, weight: Weight, address: IpAddr, took: Duration) {
         let mut schedule = self.lock();
         schedule.leave(weight, address, took);
@@ -130,14 +130,15 @@ impl FairQueue {
         self.give_free_turns();
     }
 
-    /// Gives the free turns to those that still want them.
+    /// Gives free turns to waiting ones.
     fn give_free_turns(self: &Arc<Self>) {
         loop {
             let mut schedule = self.lock();
             let Some(next) = schedule.next(self.limits()) else { return };
             drop(schedule);
             let (weight, address, is_given) = match next {
-                // A permit that nobody takes is forgotten: dropping it would call this again.
+                // The unused permit is forgotten, because dropping it would call this function
+                // again.
                 NextTurn::Begins(weight, address, give) => {
                     let sent = give.send(QueuePermit::new(self, weight, address));
                     (weight, address, sent.map_err(std::mem::forget).is_ok())

@@ -1,4 +1,4 @@
-//! A turn, from when it is given until it ends, and how a query gives it away in between.
+//! A permit for a turn, and how a query gives its turn away in between.
 
 use super::FairQueue;
 use super::schedule::{Resuming, Weight};
@@ -7,44 +7,45 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// How long a query works before it lets others work.
+/// Time that a query works before it gives way.
 const SLICE: Duration = Duration::from_millis(1);
-/// A query that has worked this long ends when others wait because too many have begun.
+/// Working time after which a query ends if others wait because too many have begun.
 const CROWDED_WORK: Duration =
     if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(1) };
-/// A query that has worked this long is a long one. Long queries have a quarter of the turns, so that a
-/// short one finds a core.
+/// Working time after which a query counts as long. Long queries have a quarter of the turns, so
+/// that a short one finds a free core.
 const LONG_WORK: Duration = Duration::from_millis(20);
 
-/// The right to work until this is dropped.
+/// The right to work; returned when this is dropped.
 pub(crate) struct QueuePermit {
     queue: Arc<FairQueue>,
     address: IpAddr,
     time: Mutex<TurnTime>,
 }
 
-/// How long a turn has lasted.
+/// The duration of a turn.
 struct TurnTime {
-    // When it was last given.
+    // When the turn was last given.
     began: Instant,
-    // How long it lasted before that.
+    // The duration before that.
     worked: Duration,
-    // Whether it is counted among the long queries that run.
+    // Whether it counts among the running long queries.
     is_long: bool,
-    // The weight with which it is counted among those that run.
+    // Its weight in the count of running turns.
     weight: Weight,
 }
 
 impl QueuePermit {
-    /// The permit of a turn that the queue has counted as running.
+    /// The permit of a turn that the queue has already counted as running.
     pub(super) fn new(queue: &Arc<FairQueue>, weight: Weight, address: IpAddr) -> Self {
         let (began, worked) = (Instant::now(), Duration::ZERO);
         let time = Mutex::new(TurnTime { began, worked, is_long: false, weight });
         Self { queue: Arc::clone(queue), address, time }
     }
 
-    /// Gives the turn away to light queries, and to others that wait and have worked less. Returns once
-    /// it has the turn again: `true` if the query has to end because others cannot begin.
+    /// Gives the turn away to light queries, and to waiting ones of addresses that have used less
+    /// time. Returns when it has the turn again: `true` if the query has to end because others
+    /// cannot begin.
     pub(super) fn give_way(&self) -> bool {
         let mut time = self.time.lock().unwrap_or_else(PoisonError::into_inner);
         let took = time.began.elapsed();
@@ -78,7 +79,7 @@ impl QueuePermit {
         schedule.requeue(self.address);
         drop(schedule);
         self.queue.give_free_turns();
-        // Not reached: a queue drops no sender without using it.
+        // Unreachable: the queue uses every sender before it drops it.
         if given.blocking_recv().is_err() {
             let mut schedule = self.queue.lock();
             schedule.resume(self.address);

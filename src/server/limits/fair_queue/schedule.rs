@@ -1,7 +1,8 @@
-//! Whose turn it is: counts and virtual times, without a clock.
+//! The order of turns: counts and virtual times, without a clock.
 //!
-//! This is start-time fair queueing. Time is virtual: it is the start of the turn that began last. A new
-//! address starts a little before that time, and each turn moves its address on by as long as it took.
+//! This is start-time fair queueing. The virtual time is the start of the turn that began last. A
+//! new address starts shortly before that time, and each turn advances its address by the turn's
+//! duration.
 
 use super::permit::QueuePermit;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -9,26 +10,26 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// The most addresses that are remembered though they neither have nor want a turn.
+/// Maximum number of remembered addresses that neither have nor want a turn.
 pub(super) const MOST_IDLE_ADDRESSES: usize = 4_096;
-/// How long an address that has been idle may work before it waits for busy ones.
+/// Time that an idle address may use before it waits for busy ones.
 pub(super) const CREDIT: Duration = Duration::from_millis(100);
-/// An address is light while at least this much of its credit is left.
+/// Remaining credit from which an address counts as light.
 const LIGHT_CREDIT: Duration = Duration::from_millis(50);
 
-/// The addresses of one queue, and how many turns of each kind there are.
+/// The addresses of one queue, and the number of turns of each kind.
 pub(super) struct TurnSchedule {
     pub(super) running: usize,
-    // Of those, light queries.
+    // The number of light queries among them.
     pub(super) light: usize,
-    // Those that run or gave their turn away.
+    // The number of turns that run or were given away.
     pub(super) begun: usize,
-    // Of those that run, long queries.
+    // The number of long queries among the running turns.
     pub(super) long: usize,
     // The virtual time.
     now: Duration,
     pub(super) queues: HashMap<IpAddr, AddressQueue>,
-    // The addresses that wait.
+    // The waiting addresses.
     pub(super) waiting: BTreeMap<Position, IpAddr>,
     arrivals: u64,
 }
@@ -54,11 +55,11 @@ impl Default for TurnSchedule {
 pub(super) struct AddressQueue {
     pub(super) running: usize,
     pub(super) begun: usize,
-    // When its next turn starts.
+    // The start of its next turn.
     pub(super) virtual_time: Duration,
-    // Its key among the addresses that wait.
+    // Its key among the waiting addresses.
     position: Option<Position>,
-    // Connections that wait for a turn, each for one at a time.
+    // Connections that wait for a turn.
     pub(super) waiting: VecDeque<oneshot::Sender<QueuePermit>>,
     // Queries that gave their turn away.
     pub(super) resuming: VecDeque<Resuming>,

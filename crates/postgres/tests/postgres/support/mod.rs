@@ -1,4 +1,4 @@
-//! What the tests share: events, and a network that fails.
+//! Shared by the tests: events, and a network with faults.
 
 pub mod proxy;
 
@@ -20,28 +20,28 @@ pub fn open(url: &str, heard: HeardSet) -> PostgresStore {
     try_open(url, heard).unwrap()
 }
 
-/// A node by a clock that the test sets.
+/// A node with a clock that the test sets.
 pub fn open_by(clock: &ManualClock, url: &str, heard: HeardSet) -> PostgresStore {
-    let options = StoreOptions { clock: Clock::from(clock), ..StoreOptions::default() };
+    let options = StoreOptions::default().clock(Clock::from(clock));
     PostgresStore::open(&Address::parse(url).unwrap(), options, Box::new(heard)).unwrap()
 }
 
-/// A node with a URL, which requests to vanish name.
+/// A node with a URL for requests to vanish.
 pub fn open_as(relay_url: &str, url: &str) -> PostgresStore {
     let relay_url = Some(relay_url.parse().unwrap());
-    let options = StoreOptions { relay_url, ..StoreOptions::default() };
+    let options = StoreOptions::default().relay_url(relay_url);
     PostgresStore::open(&Address::parse(url).unwrap(), options, Box::new(HeardSet::default()))
         .unwrap()
 }
 
-/// A node, or the reason why it does not open.
+/// A node, or the reason why it cannot be opened.
 pub fn try_open(url: &str, heard: HeardSet) -> Result<PostgresStore, String> {
     let address = Address::parse(url).map_err(|error| error.to_string())?;
     PostgresStore::open(&address, StoreOptions::default(), Box::new(heard))
         .map_err(|error| error.to_string())
 }
 
-/// The set that a session would be answered from, which is the one that the listener holds then.
+/// The set from which a session would be answered, as the listener has it at that time.
 pub fn set(store: &PostgresStore, heard: &HeardSet) -> Result<BTreeSet<Item>, StoreError> {
     let (mut known, mut read) = (None, BTreeSet::new());
     let mut beside = || known = Some(heard.items());
@@ -60,7 +60,7 @@ pub fn hex(bytes: [u8; 32]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// An event as if it were verified; `tags` is JSON.
+/// An event that counts as verified; `tags` is JSON.
 pub fn event(id: [u8; 32], author: u8, kind: u16, created_at: u64, tags: &str) -> VerifiedEvent {
     let json = format!(
         r#"{{"id":"{}","pubkey":"{}","created_at":{created_at},"kind":{kind},"tags":{tags},"content":"\u0000 \\u0000 🦊","sig":"{}"}}"#,
@@ -71,7 +71,7 @@ pub fn event(id: [u8; 32], author: u8, kind: u16, created_at: u64, tags: &str) -
     Event::parse(&json).unwrap().trust()
 }
 
-/// The same event once more.
+/// The same event again.
 pub fn again(event: &VerifiedEvent) -> VerifiedEvent {
     Event::parse(event.json()).unwrap().trust()
 }
@@ -81,7 +81,7 @@ pub fn note(rng: &mut StdRng) -> VerifiedEvent {
     event(rng.random(), rng.random_range(1..5), 1, at, r#"[["t","x"],["e","y"]]"#)
 }
 
-/// All events, oldest first, as they are exported.
+/// All events, oldest first, as in an export.
 pub fn all(store: &dyn EventStore) -> Vec<String> {
     let mut events = Vec::new();
     let mut visit = |_: &Item, json: &str| {

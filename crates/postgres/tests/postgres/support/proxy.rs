@@ -1,4 +1,5 @@
-//! The way to a server, which a test can cut: a TCP proxy before its socket.
+//! The network between a store and its server, which a test can interrupt: a TCP proxy before the
+//! server's socket.
 
 use negsync_testserver::TestServer;
 use std::io::{Read, Write};
@@ -9,21 +10,21 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// How often a stalled connection looks whether it goes on.
+/// Interval at which a stalled connection checks whether to continue.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
-/// What a test does to connections, those that there are and those to come.
+/// The faults of current and later connections.
 #[derive(Default)]
 pub struct Network {
-    /// Bytes are taken and not passed on.
+    /// Bytes are accepted and not passed on.
     pub is_stalled: AtomicBool,
-    /// No connection is made.
+    /// Connections are refused.
     pub is_cut: AtomicBool,
     /// The answer to the next COMMIT of a writer is lost with its connection.
     pub loses_commit_answer: AtomicBool,
-    /// LISTEN is not understood.
+    /// LISTEN is refused.
     pub has_no_listen: AtomicBool,
-    /// How many bytes the server has sent.
+    /// The number of bytes that the server has sent.
     pub bytes_down: AtomicUsize,
     sockets: Mutex<Vec<TcpStream>>,
 }
@@ -37,7 +38,7 @@ impl Network {
     }
 }
 
-/// Starts a proxy before the server; returns the URL of the same database over it.
+/// Starts a proxy before the server; returns the URL of the same database through it.
 pub fn start(server: &mut TestServer) -> (Arc<Network>, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -45,7 +46,7 @@ pub fn start(server: &mut TestServer) -> (Arc<Network>, String) {
     let (accepting, socket) = (Arc::clone(&network), server.server().socket());
     std::thread::spawn(move || accept(&listener, &accepting, &socket));
     let database = server.database_name();
-    // A server that is silent for so long is given up.
+    // A server that is silent for this long counts as lost.
     let patience = "connect_timeout=2&tcp_user_timeout=500&sslmode=disable";
     (network, format!("postgres://postgres@127.0.0.1:{port}/{database}?{patience}"))
 }
@@ -77,7 +78,7 @@ fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
-/// What the client sends.
+/// Passes on the client's bytes.
 fn pass_up(network: &Network, mut client: TcpStream, mut server: UnixStream, loses: &AtomicBool) {
     let (mut bytes, mut is_writer) = ([0; 16_384], false);
     while let Ok(count @ 1..) = client.read(&mut bytes) {
@@ -102,14 +103,14 @@ fn pass_up(network: &Network, mut client: TcpStream, mut server: UnixStream, los
     let _ = server.shutdown(Shutdown::Both);
 }
 
-/// What the server answers.
+/// Passes on the server's bytes.
 fn pass_down(network: &Network, mut server: UnixStream, mut client: TcpStream, loses: &AtomicBool) {
     let mut bytes = [0; 16_384];
     while let Ok(count @ 1..) = server.read(&mut bytes) {
         wait_while_stalled(network);
         let passed = &bytes[..count];
         if loses.load(Ordering::Relaxed) {
-            // It is committed.
+            // The transaction is committed.
             if position(passed, b"COMMIT\0").is_some() {
                 break;
             }
