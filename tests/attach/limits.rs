@@ -1,6 +1,6 @@
 //! Limits of the sidecar's clients: connections, NEG sessions and outbound memory.
 
-use super::passing::{PATIENCE, Raw, Stand, echo, frame, http};
+use super::passing::{PATIENCE, Raw, Stand, echo, frame};
 use crate::support::client::Client;
 use crate::support::http::{HANDSHAKE, answer_to, read_to_close, send_raw};
 use crate::support::negentropy_client::EMPTY_SET;
@@ -32,7 +32,8 @@ async fn one_connection_too_many_is_refused_with_a_sentence_before_the_relay_hea
         assert!(answer.contains(sentence), "{answer}");
         // Plain HTTP needs no slot, connected clients stay, and the slot of a closed connection is
         // free again.
-        let plain = http(stand.attach.address(), "GET / HTTP/1.1\r\nConnection: close\r\n\r\n");
+        let plain =
+            answer_to(stand.attach.address(), "GET / HTTP/1.1\r\nConnection: close\r\n\r\n");
         assert!(plain.await.starts_with("HTTP/1.1 200 "));
         first.fence().await;
         drop(second);
@@ -64,7 +65,7 @@ async fn behind_a_trusted_proxy_each_client_is_counted_and_named_to_the_relay() 
     .await;
     let asked = "GET / HTTP/1.1\r\nX-Forwarded-For: 203.0.113.9, 192.0.2.1\r\n\
         Connection: close\r\n\r\n";
-    let answer = http(stand.attach.address(), asked).await.to_ascii_lowercase();
+    let answer = answer_to(stand.attach.address(), asked).await.to_ascii_lowercase();
     assert!(answer.contains("x-forwarded-for: 192.0.2.1\r\n"), "{answer}");
     assert!(!answer.contains("203.0.113.9"), "{answer}");
 }
@@ -368,7 +369,7 @@ async fn a_client_of_a_relay_that_takes_nothing_is_told_so_and_its_place_is_free
     assert_eq!(received, close, "{}", String::from_utf8_lossy(&received));
     let again = async {
         let request = format!("{HANDSHAKE}Connection: close\r\n\r\n");
-        while http(stand.attach.address(), &request).await.contains(" 503 ") {
+        while answer_to(stand.attach.address(), &request).await.contains(" 503 ") {
             tokio::task::yield_now().await;
         }
     };

@@ -3,6 +3,7 @@
 
 use super::database::Database;
 use crate::support::events::{Author, EPOCH, generate};
+use crate::support::http::answer_to;
 use crate::support::negentropy_client::neg_ids;
 use crate::support::{Client, TestRelay, model};
 use negsync::config::Config;
@@ -354,14 +355,6 @@ async fn answers_and_the_relays_messages_come_whole() {
     }
 }
 
-pub async fn http(address: SocketAddr, request: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
-    answer
-}
-
 /// A relay that returns what it gets, with the client's address.
 pub async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -407,7 +400,7 @@ async fn the_document_is_the_relays_with_77_and_other_http_is_the_relays() {
             "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: application/nostr+json\r\n\
              Connection: close\r\n\r\n"
         );
-        let answer = http(stand.attach.address(), &asked).await;
+        let answer = answer_to(stand.attach.address(), &asked).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let head = head.to_ascii_lowercase();
         assert!(head.contains("x-own: yes") && !head.contains("chunked"), "{head}");
@@ -422,12 +415,12 @@ async fn the_document_is_the_relays_with_77_and_other_http_is_the_relays() {
     // There is no body to read.
     let asked = "HEAD / HTTP/1.1\r\nHost: x\r\nAccept: application/nostr+json\r\n\
         Connection: close\r\n\r\n";
-    let answer = http(stand.attach.address(), asked).await.to_ascii_lowercase();
+    let answer = answer_to(stand.attach.address(), asked).await.to_ascii_lowercase();
     assert!(answer.starts_with("http/1.1 200 ") && answer.contains("x-own: yes"), "{answer}");
     assert!(!answer.contains("content-length: 0"), "{answer}");
     let asked = "POST /some/where?a=b HTTP/1.1\r\nHost: relay.example\r\nX-Other: 1\r\n\
         x-forwarded-for: 203.0.113.9\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-    let answer = http(stand.attach.address(), asked).await.to_ascii_lowercase();
+    let answer = answer_to(stand.attach.address(), asked).await.to_ascii_lowercase();
     assert!(answer.contains("post /some/where?a=b http/1.1"), "{answer}");
     assert!(answer.contains("host: relay.example\r\n"), "{answer}");
     assert!(answer.contains("x-other: 1\r\n"), "{answer}");
@@ -460,7 +453,7 @@ async fn no_header_by_which_a_client_is_another_one_is_passed_on() {
             "GET / HTTP/1.1\r\nHost: x\r\n{name}: for=203.0.113.9\r\n{name}: 203.0.113.9\r\n\
              X-Other: 1\r\nConnection: close\r\n\r\n"
         );
-        let answer = http(stand.attach.address(), &asked).await.to_ascii_lowercase();
+        let answer = answer_to(stand.attach.address(), &asked).await.to_ascii_lowercase();
         assert!(!answer.contains("203.0.113.9"), "{name}: {answer}");
         assert!(answer.contains("x-forwarded-for: 127.0.0.1\r\n"), "{name}: {answer}");
         assert!(answer.contains("x-other: 1\r\n"), "{name}: {answer}");
@@ -506,7 +499,7 @@ async fn a_relay_that_is_away_or_goes_is_said_to_be() {
     relay.relay.stop().await;
     assert_eq!(client.close_code().await, 1001, "the relay's own");
     let asked = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    let answer = http(stand.attach.address(), asked).await;
+    let answer = answer_to(stand.attach.address(), asked).await;
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
 }
 

@@ -23,6 +23,10 @@ impl Author {
         Self(Keys::new(SecretKey::from_slice(&[number.max(1); 32]).unwrap()))
     }
 
+    pub fn keys(&self) -> &Keys {
+        &self.0
+    }
+
     pub fn key(&self) -> String {
         self.0.public_key().to_hex()
     }

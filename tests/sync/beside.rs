@@ -3,7 +3,7 @@
 use super::support::*;
 use crate::support::disk::write_secret;
 use crate::support::process::{RelayProcess, negsync};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
 
@@ -56,18 +56,18 @@ async fn diff_and_a_dry_run_need_no_lock() {
 #[tokio::test(flavor = "multi_thread")]
 async fn import_hands_over_to_a_relay_that_runs() {
     let folder = tempfile::tempdir().unwrap();
-    let key = author(9);
+    let key = Author::new(9);
     let relay = TestRelay::holding_with(&notes(184, 10), |config| {
-        config.auth.mirror_keys = [key.public_key().to_bytes()].into_iter().collect();
+        config.auth.mirror_keys = [key.keys().public_key().to_bytes()].into_iter().collect();
     })
     .await;
-    let protected = event(&author(1), 1, START, vec![nostr::Tag::protected()], "for members");
+    let protected = event(&Author::new(1), 1, START, json!([["-"]]), "for members");
     let events = [notes(184, 10), notes(185, 500), vec![protected]].concat();
     let (file, key_file) = (folder.path().join("events.jsonl"), folder.path().join("key"));
     std::fs::write(&file, events.join("\n")).unwrap();
     let config = folder.path().join("import.toml");
     std::fs::write(&config, format!("[sync]\nkey_file = {key_file:?}\n")).unwrap();
-    write_secret(&key_file, &key.secret_key().to_secret_hex());
+    write_secret(&key_file, &key.keys().secret_key().to_secret_hex());
     let arguments = [
         "import",
         file.to_str().unwrap(),

@@ -12,7 +12,7 @@ use nostr_relay_builder::prelude::{
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -86,9 +86,11 @@ fn ids_of(events: &[&[String]]) -> BTreeSet<[u8; 32]> {
 
 /// Notes with two tags, which a relay with `event_tags = 1` refuses.
 fn tagged(seed: u64, count: usize) -> Vec<String> {
-    let tags = || vec![nostr::Tag::hashtag("a"), nostr::Tag::hashtag("b")];
+    let tags = || json!([["t", "a"], ["t", "b"]]);
     let text = |n| format!("tagged {n}");
-    (0..count).map(|n| event(&author(seed as u8), 1, START + n as u64, tags(), &text(n))).collect()
+    (0..count)
+        .map(|n| event(&Author::new(seed as u8), 1, START + n as u64, tags(), &text(n)))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,7 +166,7 @@ async fn a_relay_without_negentropy_is_read_and_a_filter_holds() {
         let script =
             Script { without_negentropy: Some(unknown), events_per_req: 100, ..Script::default() };
         let there = Scripted::start(&[shared.clone(), b.clone()].concat(), script).await;
-        let filter = format!(r#"{{"authors":["{}"]}}"#, author(209u64 as u8 + 1).public_key());
+        let filter = format!(r#"{{"authors":["{}"]}}"#, Author::new(209u64 as u8 + 1).key());
         let (here_url, there_url) = (here.url(), there.url());
         let urls = [here_url.as_str(), &there_url];
         let (code, report, _) = between(&urls, &["--filter", &filter]).await;
@@ -182,8 +184,9 @@ async fn a_relay_without_negentropy_is_read_and_a_filter_holds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kinds_that_a_relay_hides_are_named_and_not_compared() {
-    let private: Vec<String> =
-        (0..20).map(|n| event(&author(7), 4, START + n, vec![], &format!("secret {n}"))).collect();
+    let private: Vec<String> = (0..20)
+        .map(|n| event(&Author::new(7), 4, START + n, json!([]), &format!("secret {n}")))
+        .collect();
     let shared = notes(211, 100);
     let open = TestRelay::holding_with(&[shared.clone(), private.clone()].concat(), |config| {
         config.auth.private_kinds.clear();
@@ -324,7 +327,6 @@ async fn a_relay_that_comes_back_is_synced_again() {
 
 /// Random relays, seed by seed: a pair is equal only if both have the same events, and honest
 /// relays end with all events.
-/// same, and honest ones end with all.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_relays_are_equal_only_with_the_same_events() {
     let mut equal = 0;

@@ -7,7 +7,7 @@ use negsync::store::Event;
 use negsync::sync::{By, Diff, DiffOptions, Key, Method, Trace, diff};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +20,8 @@ fn events(seed: u64, count: usize) -> Vec<String> {
             let week = rng.random_range(0..4u64) * 11 * 86_400;
             let at = START + week + rng.random_range(0..3 * 86_400);
             let kind = [1, 6, 7, 1_111][rng.random_range(0..4)];
-            let author = author(rng.random_range(1..6));
-            event(&author, kind, at, vec![], &format!("{seed} {n}"))
+            let author = Author::new(rng.random_range(1..6));
+            event(&author, kind, at, json!([]), &format!("{seed} {n}"))
         })
         .collect()
 }

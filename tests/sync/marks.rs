@@ -60,7 +60,7 @@ async fn what_is_backdated_is_found_by_the_next_whole_reading() {
     let store = TestStore::new(&[]);
     let peer = Scripted::start(&theirs, read(500)).await;
     assert_eq!(sync_all(&store, &peer.url()).await.proof, Some(Proof::Read));
-    let late = note(&author(9), START - 86_400, "late");
+    let late = note(&Author::new(9), START - 86_400, "late");
     peer.add(&late);
     let report = sync_all(&store, &peer.url()).await;
     assert_eq!((report.verdict, report.stored), (Verdict::CaughtUp, 0), "{report:?}");
@@ -96,7 +96,7 @@ fn counting(counts: impl Fn(usize) -> serde_json::Value + Send + Sync + 'static)
 async fn what_is_backdated_shows_in_the_counts_of_its_day() {
     let both = notes(167, 400);
     let old: Vec<String> =
-        (0..40).map(|n| note(&author(8), START - 90 * 86_400 * n, "old")).collect();
+        (0..40).map(|n| note(&Author::new(8), START - 90 * 86_400 * n, "old")).collect();
     let store = TestStore::new(&[]);
     let events = [both, old].concat();
     let peer = Scripted::start(&events, counting(|count| json!({ "count": count }))).await;
@@ -106,9 +106,9 @@ async fn what_is_backdated_shows_in_the_counts_of_its_day() {
     assert_eq!((report.verdict, peer.counted()), (Verdict::CaughtUp, 2), "{report:?}");
     let quiet_bytes = report.bytes_up + report.bytes_down;
 
-    peer.add(&note(&author(9), START - 200 * 86_400, "late there"));
+    peer.add(&note(&Author::new(9), START - 200 * 86_400, "late there"));
     let down = sync_all(&store, &peer.url()).await;
-    fill(&store.index, &[note(&author(9), START - 700 * 86_400, "late here")]);
+    fill(&store.index, &[note(&Author::new(9), START - 700 * 86_400, "late here")]);
     let up = sync_all(&store, &peer.url()).await;
     assert_eq!((down.stored, down.uploaded), (1, 0), "{down:?}");
     assert_eq!((up.stored, up.uploaded), (0, 1), "{up:?}");
@@ -125,7 +125,7 @@ async fn what_is_backdated_shows_in_the_counts_of_its_day() {
 #[tokio::test(flavor = "multi_thread")]
 async fn counts_that_are_not_true_cost_little_and_prove_nothing() {
     let events = notes(168, 400);
-    let late = note(&author(9), START - 200 * 86_400, "late");
+    let late = note(&Author::new(9), START - 200 * 86_400, "late");
     let lies: [fn(usize) -> serde_json::Value; 4] = [
         |count| json!({ "count": count * 3 + 1 }),
         |_| json!({ "count": 0 }),

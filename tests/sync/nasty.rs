@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 /// An event with the signature of another one.
 fn forged(created_at: u64) -> String {
-    let author = author(3);
+    let author = Author::new(3);
     let (one, other) = (note(&author, created_at, "one"), note(&author, created_at, "other"));
     let sig = |json: &str| json.split(r#""sig":""#).nth(1).unwrap()[..128].to_owned();
     one.replace(&sig(&one), &sig(&other))
@@ -19,15 +19,15 @@ async fn a_nasty_peer_gives_the_right_set_and_is_told_apart() {
     let (shared, ours, theirs) = (notes(70, 800), notes(71, 60), notes(72, 900));
     let store = TestStore::new(&[shared.clone(), ours.clone()].concat());
     let bad = forged(START + 5);
-    let huge = note(&author(4), START + 6, &"x".repeat(1 << 20));
-    let monstrous = note(&author(4), START + 7, &"x".repeat(17 << 20));
+    let huge = note(&Author::new(4), START + 6, &"x".repeat(1 << 20));
+    let monstrous = note(&Author::new(4), START + 7, &"x".repeat(17 << 20));
     let held =
         [shared, theirs.clone(), vec![bad.clone(), huge.clone(), monstrous.clone()]].concat();
     let script = Script {
         frame_limit_bytes: 4_096,
         events_per_req: 40,
         cut_every: Some(701),
-        unasked: Some(note(&author(5), START + 8, "nobody asked")),
+        unasked: Some(note(&Author::new(5), START + 8, "nobody asked")),
         ..Script::default()
     };
     let peer = Scripted::start(&held, script).await;
@@ -68,7 +68,7 @@ async fn without_negentropy(how: Unknown) {
     let (shared, ours, theirs) = (notes(80, 400), notes(81, 100), notes(82, 300));
     // More events of one second than fit on a page.
     let crowd: Vec<String> =
-        (0..60).map(|n| note(&author(6), START + 50, &format!("crowd {n}"))).collect();
+        (0..60).map(|n| note(&Author::new(6), START + 50, &format!("crowd {n}"))).collect();
     let store = TestStore::new(&[shared.clone(), ours].concat());
     let script = Script { without_negentropy: Some(how), events_per_req: 100, ..Script::default() };
     let peer = Scripted::start(&[shared, theirs, crowd].concat(), script).await;
@@ -157,8 +157,8 @@ async fn what_is_only_compared_is_not_stored_from_a_peer_that_is_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_asks_who_we_are_is_told_when_there_is_a_key() {
-    let keys = author(7);
-    let only_for = Some(keys.public_key().to_hex());
+    let author = Author::new(7);
+    let only_for = Some(author.key());
     for without_negentropy in [None, Some(Unknown::Notice)] {
         let (ours, theirs) = (notes(95, 50), notes(96, 50));
         let mut store = TestStore::new(&ours);
@@ -169,11 +169,11 @@ async fn a_peer_that_asks_who_we_are_is_told_when_there_is_a_key() {
         assert!(!report.complete, "{report:?}");
         assert!(report.hint.unwrap().contains("NIP-42"), "{report:?}");
         assert_eq!(store.ids().len(), 50);
-        store.local.keys = Some(keys.clone());
+        store.local.keys = Some(author.keys().clone());
         let (report, notes) = sync_with(&store, &peer.url(), &options).await;
         assert!(report.complete && report.equal, "{report:?} {notes:?}");
         assert_same(&store.ids(), &peer.ids(), &format!("{report:?}"));
-        store.local.keys = Some(author(8));
+        store.local.keys = Some(Author::new(8).keys().clone());
         let (report, _) = sync_with(&store, &peer.url(), &options).await;
         assert!(!report.complete && report.error.is_some(), "{report:?}");
     }

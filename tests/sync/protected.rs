@@ -4,17 +4,17 @@
 use super::support::*;
 use negsync::config::Config;
 use negsync::sync::{Options, Reason};
-use nostr::Tag;
+use serde_json::json;
 
 fn protected(author_number: u8, content: &str) -> String {
-    event(&author(author_number), 1, START, vec![Tag::protected()], content)
+    event(&Author::new(author_number), 1, START, json!([["-"]]), content)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn protected_events_stay_where_their_author_put_them() {
     let shared = notes(160, 50);
     let (ours, theirs) = (protected(1, "ours"), protected(2, "theirs"));
-    let repost = event(&author(3), 6, START, vec![], &theirs);
+    let repost = event(&Author::new(3), 6, START, json!([]), &theirs);
     let store = TestStore::new(&[shared.clone(), vec![ours.clone()]].concat());
     let relay =
         TestRelay::holding(&[shared.clone(), vec![theirs.clone(), repost.clone()]].concat()).await;
@@ -51,23 +51,23 @@ async fn protected_events_are_taken_where_the_operator_says_so() {
 /// Two relays of one operator: with a mirror key, private kinds become equal too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_moves_private_and_protected_events() {
-    let mirror = author(9);
-    let to = Tag::public_key(author(3).public_key());
+    let mirror = Author::new(9);
+    let to = json!([["p", Author::new(3).key()]]);
     let letters = |number: u8| {
         let letter = |n: u64| {
-            event(&author(number), [4, 1_059][n as usize % 2], START + n, vec![to.clone()], "")
+            event(&Author::new(number), [4, 1_059][n as usize % 2], START + n, to.clone(), "")
         };
         (0..40).map(letter).collect::<Vec<_>>()
     };
     let mut store = TestStore::new(&[letters(1), vec![protected(1, "ours")]].concat());
     let change = |config: &mut negsync::config::Config| {
         config.auth.required = true;
-        config.auth.mirror_keys = [mirror.public_key().to_bytes()].into_iter().collect();
+        config.auth.mirror_keys = [mirror.keys().public_key().to_bytes()].into_iter().collect();
     };
     let theirs = [letters(2), vec![protected(2, "theirs")]].concat();
     let relay = TestRelay::holding_with(&theirs, change).await;
     move_protected(&store);
-    store.local.keys = Some(mirror.clone());
+    store.local.keys = Some(mirror.keys().clone());
     let report = sync_all(&store, &relay.url()).await;
     assert!(report.complete, "{report:?}");
     assert_eq!(store.ids().len(), 82, "{report:?}");
@@ -77,9 +77,8 @@ async fn a_mirror_moves_private_and_protected_events() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_vanished_does_not_come_back_from_a_peer() {
     let (gone, stays) = (notes(162, 30), notes(163, 30));
-    let key = author(163);
-    let request =
-        event(&key, 62, START + 1_000, vec![Tag::parse(["relay", "ALL_RELAYS"]).unwrap()], "");
+    let key = Author::new(163);
+    let request = event(&key, 62, START + 1_000, json!([["relay", "ALL_RELAYS"]]), "");
     let store = TestStore::new(&[stays.clone(), vec![request.clone()]].concat());
     let relay = TestRelay::holding(&gone).await;
     let report = sync_all(&store, &relay.url()).await;

@@ -5,6 +5,7 @@ use crate::support::process::negsync;
 use negsync::admission::Admission;
 use negsync::config::{Config, PeerConfig, Via};
 use negsync::sync::{Local, Schedule, SyncError};
+use serde_json::json;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -172,7 +173,7 @@ async fn a_proxy_that_is_not_there_is_named_without_its_password() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_has_its_own_proxy_filters_and_limits() {
     let [one, other] = [TestRelay::holding(&notes(172, 20)).await, TestRelay::holding(&[]).await];
-    let kinds = [0, 1, 7, 30_023].map(|kind| event(&author(7), kind, START, vec![], "x"));
+    let kinds = [0, 1, 7, 30_023].map(|kind| event(&Author::new(7), kind, START, json!([]), "x"));
     fill(other.relay.index(), &kinds);
     let proxy = Proxy::start("socks5", other.relay.address()).await;
     let text = format!(

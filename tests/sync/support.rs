@@ -1,14 +1,14 @@
 //! Stores and relays filled with signed events, and syncs between them.
 
-pub use crate::support::TestRelay;
+pub use crate::support::{Author, TestRelay};
 use negsync::config::Config;
 use negsync::index::Index;
 use negsync::reconcile::RangeSet;
 use negsync::store::{Event, Filter, Outcome, StoreOptions, Synchronous};
 use negsync::sync::{Local, Options, PeerFilter, Progress, Report, sync};
-use nostr::{EventBuilder, JsonUtil, Keys, Kind, SecretKey, Tag, Timestamp};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -17,30 +17,20 @@ pub const START: u64 = 1_700_000_000;
 /// Longer than any test may take.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// An author with a key.
-pub fn author(number: u8) -> Keys {
-    Keys::new(SecretKey::from_slice(&[number.max(1); 32]).unwrap())
+/// A signed note, as JSON.
+pub fn note(author: &Author, created_at: u64, content: &str) -> String {
+    author.note(created_at, content).to_string()
 }
 
-/// A signed note.
-pub fn note(author: &Keys, created_at: u64, content: &str) -> String {
-    event(author, 1, created_at, vec![], content)
-}
-
-/// Any signed event.
-pub fn event(author: &Keys, kind: u16, created_at: u64, tags: Vec<Tag>, content: &str) -> String {
-    EventBuilder::new(Kind::from_u16(kind), content)
-        .tags(tags)
-        .custom_created_at(Timestamp::from_secs(created_at))
-        .sign_with_keys(author)
-        .unwrap()
-        .as_json()
+/// Any signed event, as JSON. `tags` is an array of arrays.
+pub fn event(author: &Author, kind: u16, created_at: u64, tags: Value, content: &str) -> String {
+    author.event(kind, created_at, tags, content).to_string()
 }
 
 /// Signed notes of a seed: the same seed gives the same notes.
 pub fn notes(seed: u64, count: usize) -> Vec<String> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let author = author(seed as u8 + 1);
+    let author = Author::new(seed as u8 + 1);
     let span = count as u64 * 2;
     (0..count)
         .map(|n| {

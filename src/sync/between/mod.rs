@@ -46,6 +46,7 @@ pub struct Between {
     keys: Option<Keys>,
     connector: Connector,
     moves_protected: bool,
+    clock: Clock,
 }
 
 impl std::fmt::Debug for Between {
@@ -104,7 +105,15 @@ impl Between {
             keys: configured_keys(config)?,
             connector: Connector::configured(config)?,
             moves_protected: config.protected,
+            clock: Clock::system(),
         })
+    }
+
+    /// Replaces the clock of the system.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
     }
 
     /// Brings up to [`MOST_RELAYS`] relays to the same set of events: all events that match the
@@ -124,11 +133,8 @@ impl Between {
             return Err(SyncError::TooManyRelays);
         }
         let traits = relays.iter().map(|_| Arc::default()).collect();
-        let told = Told {
-            traits,
-            progress: Arc::new(progress),
-            clock: SyncClock::start(&Clock::system()),
-        };
+        let told =
+            Told { traits, progress: Arc::new(progress), clock: SyncClock::start(&self.clock) };
         let mut earlier: Option<Vec<Report>> = None;
         let mut failed = HashMap::new();
         let mut passes = 0;
@@ -168,7 +174,7 @@ impl Between {
             keys: self.keys.clone(),
             moves_protected: self.moves_protected,
             dry_run: options.dry_run,
-            clock: Clock::system(),
+            clock: self.clock.clone(),
         });
         let key = self.keys.as_ref().map(|keys| keys.public_key().to_bytes());
         let mut syncs = JoinSet::new();
