@@ -5,7 +5,7 @@ use negsync::engine::{open_index, open_store};
 use negsync::index::Sets;
 use negsync::store::{
     EventStore, Filter, Hit, Reader, Retention, RuleMatches, Selected, Selection, StoreError,
-    Undelete, UndeleteError,
+    StoreOptions, Undelete, UndeleteError,
 };
 use std::sync::Arc;
 
@@ -17,13 +17,18 @@ pub(super) enum StoreReader {
     Database(Arc<dyn EventStore>),
 }
 
+/// The options without the rules of retention: a command that reads must not put them in force.
+fn read_options(config: &Config) -> StoreOptions {
+    config.store_options().retention(None)
+}
+
 impl StoreReader {
     /// Opens the configured store, which must exist.
     pub(super) fn open(config: &Config) -> Result<Self, StoreError> {
         if config.store.url.is_empty() {
             return Ok(Self::File(Reader::open(&config.store.path, 1)?));
         }
-        Ok(Self::Database(open_store(config, config.store_options())?))
+        Ok(Self::Database(open_store(config, read_options(config))?))
     }
 
     pub(super) fn newest(&self, filter: &Filter) -> Result<Vec<Hit>, StoreError> {
@@ -52,7 +57,7 @@ impl StoreReader {
     pub(super) fn sets(&self, config: &Config) -> Result<Sets, StoreError> {
         match self {
             Self::File(reader) => Ok(Sets::reading(reader.clone())),
-            Self::Database(_) => Ok(open_index(config, config.store_options(), 0)?.sets().clone()),
+            Self::Database(_) => Ok(open_index(config, read_options(config), 0)?.sets().clone()),
         }
     }
 
