@@ -12,7 +12,7 @@ use tokio_postgres::Error;
 const SEND_AGAIN: Duration = Duration::from_secs(10);
 /// First and maximum pause before a retry.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// The settings of the writing session. Plans use indexes only, and are made once for each
 /// statement. A node that died in a transaction, or that waits for one, blocks other writers no
