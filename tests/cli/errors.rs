@@ -97,7 +97,7 @@ fn addresses_and_urls_that_cannot_be_used() {
             // TEST-NET-1: no machine has it.
             row(
                 "relay --store %/a.sqlite --listen 192.0.2.1:7777",
-                &["192.0.2.1:7777", "no address of this machine"],
+                &["192.0.2.1:7777", "this machine does not have that address"],
             ),
             row(
                 "relay --listen 7777",

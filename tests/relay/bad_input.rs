@@ -91,7 +91,7 @@ async fn a_refusal_says_what_to_type() {
         (r#"["req","x",{}]"#, REQ),
         (r#"["NEG_OPEN","x",{},"61"]"#, r#"["NEG-OPEN","my-id","#),
         (r#"["x","REQ",{}]"#, "the verb comes first"),
-        (r#"["EOSE","x"]"#, "what a relay says"),
+        (r#"["EOSE","x"]"#, "a message of relays"),
         (r#"["PING"]"#, "there are REQ, CLOSE, COUNT, EVENT, AUTH, NEG-OPEN, NEG-MSG, NEG-CLOSE"),
         (r#"["REQ"]"#, REQ),
         (r#"["REQ",{"kinds":[1]}]"#, REQ),
