@@ -30,6 +30,7 @@
 
 mod acknowledged;
 mod address;
+mod backlog;
 mod batch;
 mod check;
 mod columns;

@@ -1,9 +1,9 @@
 //! Recovery after the database has lost commits that this node had: after a fail-over to an
 //! asynchronous replica, or after a backup was restored.
 
+use crate::backlog::Backlog;
 use crate::columns::{bytes, slices};
 use crate::connection::ServerSession;
-use crate::feed::Backlog;
 use crate::history::{CommitHistory, KnownCommit};
 use crate::transaction::FeedPlace;
 use negsync_nostr::Event;

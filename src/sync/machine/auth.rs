@@ -1,6 +1,6 @@
 //! Authentication to a peer (NIP-42): on its challenge, and before questions that need it.
 
-use super::link::missed;
+use super::patience::missed;
 use super::{Id, Machine, Work};
 use crate::sync::message;
 use std::time::Duration;

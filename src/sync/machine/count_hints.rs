@@ -2,9 +2,10 @@
 //! (NIP-45) differs from ours. Events with an old `created_at` may reach a peer late. A count
 //! proves nothing; the next complete reading finds the rest.
 
-use super::link::missed;
+use super::patience::PATIENCE;
+use super::patience::missed;
 use super::probe::PRIVATE_KINDS;
-use super::{Machine, PATIENCE, Work};
+use super::{Machine, Work};
 use crate::store::DAY_S;
 use crate::sync::filter::{FIRST_EVENTS, Window};
 use crate::sync::message;

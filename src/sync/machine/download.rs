@@ -1,7 +1,8 @@
 //! Downloads events by id: chooses the next ids to request, and handles the replies.
 
 use super::ledger::IdState;
-use super::link::{ALONE_AFTER, missed};
+use super::link::ALONE_AFTER;
+use super::patience::missed;
 use super::{Asked, Id, Information, Loss, Machine, Settled, sorted};
 use crate::prefix::Prefix;
 use crate::sync::filter::PeerFilter;

@@ -1,6 +1,7 @@
 //! Connections that come and go: the state kept for the next one, and when to give up on the peer.
 
 use super::ledger::{IdState, Side};
+use super::patience::MOST_SILENCE;
 use super::{Connection, Id, Machine, Now, TICK, sorted};
 use crate::sync::nip11::Information;
 use crate::sync::reason::Reason;
@@ -11,8 +12,6 @@ use std::time::Duration;
 const DRAIN: Duration = Duration::from_secs(30);
 /// Connections in a row without any answer after which the peer is given up.
 const MOST_SILENT_CONNECTIONS: u32 = 3;
-/// Total waiting time without answers after which a round ends.
-pub(super) const MOST_SILENCE: Duration = Duration::from_secs(27);
 /// Lost connections after which an id is requested alone.
 pub(super) const ALONE_AFTER: u8 = 3;
 /// Lost connections at which an event was requested alone, and nothing came, before it is given up:
@@ -112,16 +111,10 @@ impl Machine {
 
     /// Closes the connection because the peer did not answer `what`.
     pub(super) fn leave_silent(&mut self, what: &str) {
-        self.silences += 1;
+        self.silence.questions += 1;
         self.count_silence();
         let reason = format!("no answer: {what} was not answered in time");
         self.leave(Loss::Silent(reason));
-    }
-
-    /// Counts an unanswered question.
-    pub(super) fn count_silence(&mut self) {
-        self.silent_for += self.now.at.saturating_sub(self.on.answered_at);
-        self.on.answered_at = self.now.at;
     }
 
     pub(super) fn advance_link(&mut self) {
@@ -164,7 +157,7 @@ impl Machine {
         }
         self.reopen();
         if self.on.advanced {
-            self.silent_connections = 0;
+            self.silence.connections = 0;
             // An interrupted reading continues in the next sync. A dry run by reconciliation starts
             // again.
             let goes_on = match self.reads {
@@ -176,18 +169,18 @@ impl Machine {
             }
         }
         if matches!(loss, Loss::Silent(_)) {
-            self.silent_connections += u32::from(!self.on.advanced);
+            self.silence.connections += u32::from(!self.on.advanced);
         }
         let pause = self.backoff.next();
         let failures = self.backoff.failures();
-        let tired =
-            self.silent_connections >= MOST_SILENT_CONNECTIONS || self.silent_for > MOST_SILENCE;
+        let tired = self.silence.connections >= MOST_SILENT_CONNECTIONS
+            || self.silence.total > MOST_SILENCE;
         if let Some(most) = self.settings.attempts
             && (failures >= most || tired)
         {
             let reason = match failures {
-                _ if self.silent_for > MOST_SILENCE => {
-                    let waited_s = self.silent_for.as_secs();
+                _ if self.silence.total > MOST_SILENCE => {
+                    let waited_s = self.silence.total.as_secs();
                     format!("after {waited_s} s of waiting in vain in all: {reason}")
                 }
                 1 => reason,
@@ -364,18 +357,6 @@ impl Machine {
         self.on.download.extend(later);
         self.on.upload.extend(later);
         self.on.second_look.extend(later);
-    }
-}
-
-/// Whether the peer missed `deadline`. If this side was late to check it, the deadline is extended.
-pub(super) fn missed(now: Now, deadline: &mut Option<Duration>) -> bool {
-    match *deadline {
-        Some(at) if now.at > at + super::LATE => {
-            *deadline = Some(now.at + super::LATE);
-            false
-        }
-        Some(at) => now.at >= at,
-        None => false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Live mode, after everything is synced: new events in both directions.
 
 use super::ledger::{IdState, Side};
-use super::link::missed;
+use super::patience::missed;
 use super::{Asked, Loaded, Loss, Machine};
 use crate::prefix::Prefix;
 use crate::sync::filter::Window;

@@ -9,7 +9,7 @@
 //! - `ledger`: the state of each id; `verdict`: the result and its basis
 //! - `same_relay`: whether the result holds for one relay, if connections may lead to several
 //! - `answers`: dispatch of the peer's messages; `link`: connections that come and go
-//! - `connection`: the state of one connection
+//! - `connection`: the state of one connection; `patience`: timeouts of questions
 //! - `count_hints`: days to read again, by COUNT (NIP-45)
 //! - `conclusion`: the moves, if only the ids of our events are known
 //! - `auth` (NIP-42), `probe` (kinds that the peer hides), `live` (new events)
@@ -25,11 +25,13 @@ mod link;
 mod live;
 mod notices;
 mod page_plan;
+mod patience;
 mod probe;
 mod reading;
 mod reconciling;
 mod same_relay;
 mod second_look;
+mod settings;
 mod transfer;
 mod upload;
 mod verdict;
@@ -43,16 +45,15 @@ pub(super) use page_plan::{Hint, PageEvent};
 
 use super::backoff::Backoff;
 use super::breakdown::{Breakdown, By};
-use super::filter::PeerFilter;
 use super::nip11::Information;
 use super::report::{Counts, Progress, Report, STOPPED};
-use crate::config::Direction;
 use crate::metrics::Tally;
 use crate::store::{Filter, PeerTraits, RefusedId, SyncMark};
 use connection::Connection;
 use ledger::{FoundAt, Ledger, Side};
 use link::Link;
 use notices::Notices;
+use patience::Silence;
 use reading::Reading;
 use same_relay::Looks;
 use std::collections::VecDeque;
@@ -63,6 +64,7 @@ use std::time::Duration;
 use verdict::Round;
 
 pub use link::Loss;
+pub use settings::Settings;
 
 /// An event's id.
 pub type Id = [u8; 32];
@@ -88,41 +90,8 @@ pub struct Items {
     pub ahead: Option<u64>,
 }
 
-/// The events to sync, and how.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The events to sync.
-    pub filter: PeerFilter,
-    /// The direction of moves.
-    pub direction: Direction,
-    /// Find differences and move nothing.
-    pub dry_run: bool,
-    /// Compare id lists instead of fingerprints.
-    pub exact: bool,
-    /// Continue with live mode when everything is synced.
-    pub live: bool,
-    /// Maximum number of connections in a row that fail or make no progress; `None` for no limit.
-    pub attempts: Option<u32>,
-    /// The grouping of differences, if they are to be listed.
-    pub by: Option<By>,
-    /// Our public key for NIP-42.
-    pub key: Option<[u8; 32]>,
-    /// Interval of complete readings of a peer without NIP-77, in seconds.
-    pub full_interval_s: u64,
-    /// Distinguishes our subscriptions from those of other clients.
-    pub nonce: u64,
-}
-
 /// Interval of progress reports and of checks of slow deadlines.
 const TICK: Duration = Duration::from_millis(200);
-/// Timeout for the first answer to a question.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Extension of the timeout after each unanswered question in a row.
-const MORE_PATIENCE: Duration = Duration::from_secs(3);
-/// Maximum timeout with extensions.
-const MOST_PATIENCE: Duration = Duration::from_secs(17);
-/// A deadline that is checked this much too late was missed by this side, not by the peer.
-const LATE: Duration = Duration::from_millis(800);
 /// Number of refused ids at which they are recorded; they are also recorded at the end of each
 /// round.
 const REFUSED_IDS: usize = 1_000;
@@ -173,14 +142,8 @@ pub struct Machine {
     rate_pauses: u32,
     /// Whether the peer has mentioned a limit since its last answer.
     limit_was_refused: bool,
-    /// Unanswered questions in a row.
-    silences: u32,
-    /// Connections in a row that were closed because of unanswered questions.
-    silent_connections: u32,
-    /// The longest delay of an answer that was in time only because the timeout was extended.
-    slowest: Duration,
-    /// The total waiting time of this round's unanswered questions.
-    silent_for: Duration,
+    /// The peer's unanswered questions.
+    silence: Silence,
     /// Maximum number of ids in a REQ, reduced by unanswered ones.
     most_ids: usize,
     /// The peer's reason for refusing a download.
@@ -188,9 +151,9 @@ pub struct Machine {
     notices: Notices,
     /// The number of rounds since the last complete start, and in total.
     rounds: u16,
+    looks: u32,
     /// Whether the sync has waited once before looking for accepted events again.
     has_waited: bool,
-    looks: u32,
     /// The connections that the rounds used.
     looked: Looks,
     round: Option<Round>,
@@ -241,10 +204,7 @@ impl Machine {
             event_hangups: 0,
             rate_pauses: 0,
             limit_was_refused: false,
-            silences: 0,
-            silent_connections: 0,
-            slowest: Duration::ZERO,
-            silent_for: Duration::ZERO,
+            silence: Silence::default(),
             most_ids: usize::MAX,
             refusal: None,
             notices: Notices::default(),
@@ -445,18 +405,6 @@ impl Machine {
         format!("n{prefix:06x}-{}", self.on.subscriptions)
     }
 
-    /// The timeout for a question asked now: longer after unanswered questions and for a peer that
-    /// was slow before, shorter after much waiting in vain.
-    fn patience(&self) -> Duration {
-        let by_silences = PATIENCE + MORE_PATIENCE * self.silences.min(4);
-        let wanted = by_silences.max(self.slowest * 2).min(MOST_PATIENCE);
-        let left = match self.settings.attempts {
-            Some(_) => link::MOST_SILENCE.saturating_sub(self.silent_for),
-            None => MOST_PATIENCE,
-        };
-        self.now.at + wanted.min(left.max(PATIENCE))
-    }
-
     /// Reports progress if it has changed.
     fn tell(&mut self) {
         self.told_at = self.now.at;
@@ -484,17 +432,6 @@ impl Machine {
     /// The totals of the sync, over all connections.
     fn tally(&self) -> Tally {
         self.report_now().tally()
-    }
-
-    /// Records an answer to a question.
-    fn answered(&mut self) {
-        let took = self.now.at.saturating_sub(self.on.answered_at);
-        if self.silences > 0 && took >= PATIENCE {
-            self.slowest = self.slowest.max(took.min(MOST_PATIENCE));
-        }
-        self.silences = 0;
-        self.on.idle_frames.0 = 0;
-        self.on.answered_at = self.now.at;
     }
 }
 

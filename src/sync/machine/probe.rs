@@ -2,7 +2,7 @@
 //! authenticate their clients (NIP-42) are asked by one REQ for one event of such a kind.
 
 use super::ledger::{IdState, Side};
-use super::link::missed;
+use super::patience::missed;
 use super::{Id, Machine, PageEvent};
 use crate::hex;
 use crate::prefix::Prefix;

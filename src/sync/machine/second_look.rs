@@ -2,7 +2,7 @@
 //! were being sent when a connection was lost are requested before they are sent again.
 
 use super::ledger::{IdState, Side};
-use super::link::missed;
+use super::patience::missed;
 use super::{Id, Machine, sorted};
 use crate::prefix::Prefix;
 use crate::sync::message;

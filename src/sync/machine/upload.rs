@@ -1,7 +1,7 @@
 //! Sends events to the peer: a window of events without an OK, and the handling of each OK.
 
 use super::ledger::{IdState, Side};
-use super::link::missed;
+use super::patience::missed;
 use super::{Id, Loaded, Machine, Now, Work, sorted};
 use crate::prefix::Prefix;
 use crate::sync::message;
@@ -377,12 +377,12 @@ impl Machine {
         self.on.upload.unnamed = 0;
         self.on.upload.deadline = None;
         self.on.upload.window = 1;
-        self.silences += 1;
+        self.silence.questions += 1;
         self.note(format!("no answer: the peer did not answer for {} events", unanswered.len()));
         for id in unanswered {
             self.stay(id, Reason::NotAnswered);
         }
-        if self.silences >= 2 {
+        if self.silence.questions >= 2 {
             // The other events would have the same result.
             self.leave_rest_unsent();
         }

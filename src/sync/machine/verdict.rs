@@ -127,7 +127,7 @@ impl Machine {
         if !self.settings.dry_run {
             self.backoff.reset();
         }
-        (self.silent_connections, self.silent_for) = (0, Duration::ZERO);
+        (self.silence.connections, self.silence.total) = (0, Duration::ZERO);
     }
 
     /// Records the remaining differences of the round. Returns the number of those without an

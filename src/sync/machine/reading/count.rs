@@ -1,8 +1,9 @@
 //! Asks a peer that shows no event for a COUNT (NIP-45), because an empty page does not prove that
 //! it has none.
 
+use super::super::Machine;
+use super::super::patience::PATIENCE;
 use super::super::verdict::Round;
-use super::super::{Machine, PATIENCE};
 use crate::sync::filter::Window;
 use crate::sync::machine::page_plan::PagePlan;
 use crate::sync::message;

@@ -7,8 +7,8 @@ mod page;
 
 use super::count_hints::CountHints;
 use super::ledger::{IdState, Side};
-use super::link::{MOST_SILENCE, missed};
 use super::page_plan::{PagePlan, Unseen};
+use super::patience::{MOST_SILENCE, missed};
 use super::{Asked, Id, Machine};
 use crate::sync::breakdown::{Breakdown, Rows};
 use crate::sync::filter::Window;
@@ -280,8 +280,8 @@ impl Machine {
         }
         let Some(page) = self.reading.page.take() else { return };
         self.send(message::close(&page.subscription));
-        if !page.ids.is_empty() && self.silent_for < MOST_SILENCE {
-            self.silences += 1;
+        if !page.ids.is_empty() && self.silence.total < MOST_SILENCE {
+            self.silence.questions += 1;
             self.count_silence();
             return self.take_part(page);
         }

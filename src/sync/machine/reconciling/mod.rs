@@ -3,7 +3,7 @@
 mod refusals;
 
 use super::download::MOST_QUEUED_IDS;
-use super::link::missed;
+use super::patience::missed;
 use super::work::Opening;
 use super::{By, Done, Id, Items, Machine, Work};
 use crate::reconcile::{Difference, InitiatorError, Rule};
