@@ -176,7 +176,8 @@ impl Checkpointer {
     /// Whether the thread moves the pages of a log that has become long. Pages that are written meanwhile
     /// have to be moved as well, the last of them by the writer.
     pub(super) fn is_moving(&self) -> bool {
-        self.is_moving.load(Ordering::Acquire)
+        // Nothing may wait for a thread that has ended.
+        self.is_moving.load(Ordering::Acquire) && !self.thread.is_finished()
     }
 
     /// Called by the writer between its batches. Restarts a log that the thread has moved, and returns
