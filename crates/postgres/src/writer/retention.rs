@@ -35,6 +35,11 @@ impl RetentionWork {
     pub(super) fn stored<'event>(&mut self, events: impl Iterator<Item = &'event Event>) {
         let counted = events.filter(|event| self.rules.per_author(event.kind()).is_some());
         self.suspects.extend(counted.map(|event| (*event.pubkey(), event.kind())));
+        if self.suspects.len() > Retention::MOST_SUSPECTS {
+            // Strangers can bring new keys faster than they are checked: all authors are checked instead.
+            self.suspects.clear();
+            self.begin_anew();
+        }
     }
 
     /// Starts all checks from the beginning.
@@ -127,6 +132,9 @@ impl NodeWriterThread {
 
     /// Checks the next authors, which may have had too many events before the rules were in force.
     fn walk(&mut self) -> Result<(), StoreError> {
+        if self.retaining.suspects.len() + STEP_LOOKS > Retention::MOST_SUSPECTS {
+            return Ok(());
+        }
         let Some((author, kind)) = self.retaining.walked_to.clone() else { return Ok(()) };
         let most = STEP_LOOKS as i64;
         let found = self.transact(async |connection| {

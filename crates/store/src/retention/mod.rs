@@ -49,6 +49,10 @@ pub struct RetentionRule {
 }
 
 impl Retention {
+    /// Maximum number of authors and kinds that an engine's writer remembers for a check of their number
+    /// of events.
+    pub const MOST_SUSPECTS: usize = 65_536;
+
     /// Whether there are no rules: everything is kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -105,8 +105,17 @@ impl Retaining {
     /// Records that an event was stored.
     pub(crate) fn stored(&mut self, event: &Event) {
         if self.rules.per_author(event.kind()).is_some() {
-            self.crowded.insert((*event.pubkey(), event.kind()));
+            self.suspect((*event.pubkey(), event.kind()));
         }
+    }
+
+    fn suspect(&mut self, suspect: ([u8; 32], u16)) {
+        if self.crowded.len() >= Retention::MOST_SUSPECTS && !self.crowded.contains(&suspect) {
+            // Strangers can bring new keys faster than they are checked: all authors are checked instead.
+            self.crowded.clear();
+            self.walked_to = Some((Vec::new(), -1));
+        }
+        self.crowded.insert(suspect);
     }
 
     /// Makes the next step check age and size.
@@ -158,6 +167,9 @@ impl Retaining {
 
     /// Checks the next authors, which may have had too many events before the rules were in force.
     fn walk(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        if self.crowded.len() + STEP_LOOKS > Retention::MOST_SUSPECTS {
+            return Ok(());
+        }
         let Some((mut author, mut kind)) = self.walked_to.take() else { return Ok(()) };
         let mut next = connection.prepare_cached(
             "SELECT pubkey, kind FROM event INDEXED BY event_author
@@ -297,4 +309,35 @@ pub(super) fn used_bytes(connection: &Connection) -> rusqlite::Result<u64> {
     };
     let used = pages("page_count")?.saturating_sub(pages("freelist_count")?);
     Ok(used.unsigned_abs() * crate::schema::PAGE_BYTES as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suspects_are_bounded_and_all_authors_are_checked_where_some_were_dropped() {
+        let mut retaining = Retaining {
+            rules: Retention::default(),
+            floor: 0,
+            crowded: BTreeSet::new(),
+            walked_to: None,
+            look_at: 0,
+            is_shrinking: false,
+        };
+        let suspect = |number: usize| {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&number.to_be_bytes());
+            (key, 1)
+        };
+        for number in 0..Retention::MOST_SUSPECTS {
+            retaining.suspect(suspect(number));
+        }
+        retaining.suspect(suspect(0));
+        assert_eq!(retaining.crowded.len(), Retention::MOST_SUSPECTS);
+        assert_eq!(retaining.walked_to, None);
+        retaining.suspect(suspect(Retention::MOST_SUSPECTS));
+        assert_eq!(retaining.crowded.len(), 1);
+        assert_eq!(retaining.walked_to, Some((Vec::new(), -1)));
+    }
 }
