@@ -5,7 +5,7 @@ use crate::event;
 use crate::relay::Relay;
 use negsync::index::Tree;
 use negsync::item::Item;
-use negsync::reconcile::{Difference, Initiator, InitiatorOptions, InitiatorStep, RangeSet};
+use negsync::reconcile::{Difference, Initiator, InitiatorStep, RangeSet};
 use negsync::store::{PeerTraits, SyncMark};
 use negsync::sync::machine::{
     Done, Fate, Items, Loaded, Machine, Now, Opening, Settings, Settled, Work,
@@ -132,13 +132,7 @@ impl Asker {
         let count = set.len();
         let newest = count.checked_sub(1).and_then(|last| set.item(last));
         let newest = newest.map_or(0, |item| item.created_at);
-        let options = InitiatorOptions::default()
-            .rule(opening.rule)
-            .frame_limit_bytes(opening.frame_limit_bytes)
-            .opening_limit_bytes(opening.opening_limit_bytes)
-            .sync_mark(opening.equal_up_to)
-            .since(opening.window.since)
-            .bounds_seed(opening.bounds_seed);
+        let options = opening.initiator_options();
         let mut initiator = Initiator::new(set, options).expect("limits within the protocol's");
         let message = initiator.open();
         self.sessions.insert(opening.session, initiator);

@@ -2,9 +2,7 @@
 
 use super::model_peer::{ModelEvent, matches};
 use negsync::item::Item;
-use negsync::reconcile::{
-    Difference, Initiator, InitiatorOptions, InitiatorStep, RangeSet, SortedItems,
-};
+use negsync::reconcile::{Difference, Initiator, InitiatorStep, RangeSet, SortedItems};
 use negsync::store::{PeerTraits, RetentionWindow, SyncMark};
 use negsync::sync::machine::{Asked, Done, Fate, Items, Loaded, Seen, Settled, Work};
 use negsync::sync::{Reason, Rows};
@@ -89,12 +87,7 @@ impl ModelStore {
                 let newest = count.checked_sub(1).and_then(|last| set.item(last));
                 let items =
                     Items { count, newest: newest.map_or(0, |item| item.created_at), ahead: None };
-                let options = InitiatorOptions::default()
-                    .rule(opening.rule)
-                    .frame_limit_bytes(opening.frame_limit_bytes)
-                    .sync_mark(opening.equal_up_to)
-                    .since(opening.window.since)
-                    .bounds_seed(opening.bounds_seed);
+                let options = opening.initiator_options();
                 let mut initiator = Initiator::new(set, options).unwrap();
                 let message = initiator.open();
                 self.sessions.insert(opening.session, initiator);

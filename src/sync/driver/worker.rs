@@ -179,14 +179,7 @@ impl Worker {
     }
 
     fn open(&self, opening: Opening) -> Result<Done, StoreError> {
-        let options = InitiatorOptions::default()
-            .rule(opening.rule)
-            .frame_limit_bytes(opening.frame_limit_bytes)
-            .opening_limit_bytes(opening.opening_limit_bytes)
-            .sync_mark(opening.equal_up_to)
-            .since(opening.window.since)
-            .time_bucket_s(opening.time_bucket_s)
-            .bounds_seed(opening.bounds_seed);
+        let options = opening.initiator_options();
         let (session, rule, set) =
             (opening.session, opening.rule, self.set(opening.filter.parsed())?);
         let count = set.len();

@@ -1,7 +1,7 @@
 //! Work that the machine requests because it needs a disk, a thread or a key, and its results.
 
 use super::{Id, Items};
-use crate::reconcile::{Difference, InitiatorError, Rule};
+use crate::reconcile::{Difference, InitiatorError, InitiatorOptions, Rule};
 use crate::store::{Filter, PeerTraits, ReadMark, RefusedId, RetentionWindow, SyncMark};
 use crate::sync::breakdown::{By, Rows};
 use crate::sync::filter::{PeerFilter, Window};
@@ -130,6 +130,21 @@ pub struct Opening {
     pub time_bucket_s: Option<NonZeroU64>,
     /// Seed of the bounds: a round that verifies earlier rounds compares other ranges.
     pub bounds_seed: Option<u64>,
+}
+
+impl Opening {
+    /// The options of the session's initiator.
+    #[must_use]
+    pub fn initiator_options(&self) -> InitiatorOptions {
+        InitiatorOptions::default()
+            .rule(self.rule)
+            .frame_limit_bytes(self.frame_limit_bytes)
+            .opening_limit_bytes(self.opening_limit_bytes)
+            .sync_mark(self.equal_up_to)
+            .since(self.window.since)
+            .time_bucket_s(self.time_bucket_s)
+            .bounds_seed(self.bounds_seed)
+    }
 }
 
 /// The request of a REQ.
