@@ -65,6 +65,16 @@ fn notes(rng: &mut StdRng, count: usize) -> Vec<VerifiedEvent> {
     (0..count).map(note).collect()
 }
 
+/// The files of the index, with their contents.
+fn kept(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = files(folder).into_iter();
+    files.map(|file| (file.clone(), std::fs::read(file).unwrap())).collect()
+}
+
+fn put_back(kept: &[(PathBuf, Vec<u8>)]) {
+    kept.iter().for_each(|(file, bytes)| std::fs::write(file, bytes).unwrap());
+}
+
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<PathBuf> =
@@ -123,11 +133,8 @@ fn a_start_reads_what_came_since_the_files_were_written() {
 fn of_files_that_cannot_be_used_none_is_and_they_are_made_anew() {
     let mut rng = StdRng::seed_from_u64(2);
     let Some((server, folder)) = stopped(&mut rng) else { return };
-    let kept: Vec<(PathBuf, Vec<u8>)> = files(folder.path())
-        .into_iter()
-        .map(|file| (file.clone(), std::fs::read(file).unwrap()))
-        .collect();
-    let put_back = || kept.iter().for_each(|(file, bytes)| std::fs::write(file, bytes).unwrap());
+    let kept = kept(folder.path());
+    let put_back = || put_back(&kept);
 
     for (file, bytes) in &kept {
         let mut bytes = bytes.clone();
@@ -167,11 +174,8 @@ fn of_files_that_cannot_be_used_none_is_and_they_are_made_anew() {
 fn files_of_commits_that_the_database_lost_or_knows_no_more_are_not_used() {
     let mut rng = StdRng::seed_from_u64(3);
     let Some((server, folder)) = stopped(&mut rng) else { return };
-    let kept: Vec<(PathBuf, Vec<u8>)> = files(folder.path())
-        .into_iter()
-        .map(|file| (file.clone(), std::fs::read(file).unwrap()))
-        .collect();
-    let put_back = || kept.iter().for_each(|(file, bytes)| std::fs::write(file, bytes).unwrap());
+    let kept = kept(folder.path());
+    let put_back = || put_back(&kept);
 
     // Like after a fail-over: the number of the last commit is used again for another one.
     let lose = "BEGIN;
