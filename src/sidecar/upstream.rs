@@ -76,6 +76,18 @@ pub(super) async fn down(
             to.send(&answer).await?;
         }
         tokio::select! {
+            // A close frame that was queued before the relay ended says why it did.
+            biased;
+            answer = own.recv(), if is_open && waiting.is_none() => match answer {
+                Some(Own::Answer(text, room)) => waiting = Some((frames::text(text), room)),
+                Some(Own::Close(code, reason)) => {
+                    if listening.frames.is_between_messages() && !listening.has_closed {
+                        to.send(&frames::close(code, reason)).await?;
+                    }
+                    return to.shutdown().await;
+                }
+                None => is_open = false,
+            },
             read = from.read(&mut buffer) => match read {
                 Ok(read) if read > 0 => {
                     let stream = buffer.get(..read).unwrap_or_default();
@@ -100,16 +112,6 @@ pub(super) async fn down(
                     }
                     return to.shutdown().await;
                 }
-            },
-            answer = own.recv(), if is_open && waiting.is_none() => match answer {
-                Some(Own::Answer(text, room)) => waiting = Some((frames::text(text), room)),
-                Some(Own::Close(code, reason)) => {
-                    if listening.frames.is_between_messages() && !listening.has_closed {
-                        to.send(&frames::close(code, reason)).await?;
-                    }
-                    return to.shutdown().await;
-                }
-                None => is_open = false,
             },
             // The relay has begun a message and does not continue, so nothing else can be sent.
             () = tokio::time::sleep(to.patience()), if waiting.is_some() => {
