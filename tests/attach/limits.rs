@@ -1,7 +1,8 @@
 //! Limits of the sidecar's clients: connections, NEG sessions and outbound memory.
 
-use super::passing::{PATIENCE, Raw, Stand, echo, frame};
+use super::passing::{PATIENCE, Raw, Stand, echo};
 use crate::support::client::Client;
+use crate::support::frames::frame;
 use crate::support::http::{HANDSHAKE, answer_to, read_to_close, send_raw};
 use crate::support::negentropy_client::EMPTY_SET;
 use crate::support::{Author, TestRelay, events::EPOCH};
