@@ -10,9 +10,11 @@ use crate::prefix::Prefix;
 use crate::server::limits::Place;
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
+use std::future::poll_fn;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -227,13 +229,19 @@ async fn within(
     patience: Patience<'_>,
     sending: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Error> {
+    let mut sending = pin!(sending);
+    // Most often the socket takes everything at once, and no timer is needed.
+    let at_once = poll_fn(|context| Poll::Ready(sending.as_mut().poll(context))).await;
+    if let Poll::Ready(sent) = at_once {
+        return sent;
+    }
     let has_stopped = async {
         patience.stopping.cancelled().await;
         tokio::time::sleep(STOP_SEND_TIMEOUT).await;
     };
     tokio::select! {
         biased;
-        sent = sending => return sent,
+        sent = &mut sending => return sent,
         () = tokio::time::sleep(patience.send_timeout) => {}
         () = has_stopped => {}
     }
