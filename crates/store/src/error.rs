@@ -139,6 +139,17 @@ pub enum StoreError {
         /// The file in the place of its store.
         path: PathBuf,
     },
+    /// A rollback journal exists beside a store, which does not use one.
+    #[error("{journal} is a rollback journal, which the store {path} does not use: SQLite would change the \
+        store by it. Move it to its database. If another program has changed the journal mode of this \
+        store, open the store with that program once. Nothing was changed",
+        journal = journal.display(), path = path.display())]
+    ForeignJournal {
+        /// The journal.
+        journal: PathBuf,
+        /// The store.
+        path: PathBuf,
+    },
     /// SQLite failed.
     #[error("the store: {0}")]
     Sqlite(#[source] SqliteError),

@@ -229,6 +229,20 @@ pub(super) fn refuse_orphaned_log(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Refuses a rollback journal beside a store: SQLite would write another database's pages to the
+/// store. The store's own journal exists only until the first page is written.
+pub(super) fn refuse_foreign_journal(path: &Path) -> Result<(), StoreError> {
+    let real = super::lock::real_path(path);
+    let mut name = real.clone().into_os_string();
+    name.push("-journal");
+    let journal = PathBuf::from(name);
+    let bytes = |path: &Path| path.metadata().map_or(0, |file| file.len());
+    if bytes(&journal) > 0 && bytes(&real) > super::schema::PAGE_BYTES as u64 {
+        return Err(StoreError::ForeignJournal { journal, path: path.to_owned() });
+    }
+    Ok(())
+}
+
 /// Refuses a log that belongs to another store file that was here before: SQLite would mix the
 /// pages of both.
 pub(super) fn refuse_foreign_log(path: &Path) -> Result<(), StoreError> {
