@@ -253,6 +253,17 @@ impl StoreError {
         }
     }
 
+    /// Whether the store's file is damaged: it is not what SQLite wrote.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Sqlite(source) | Self::Damaged { source, .. } => {
+                sqlite_error::is_damage(&source.0) || sqlite_error::is_damaged_row(&source.0)
+            }
+            _ => false,
+        }
+    }
+
     /// Adds the file name to an error that SQLite reported while opening the file.
     pub(crate) fn while_opening(self, path: &Path) -> Self {
         match self {
