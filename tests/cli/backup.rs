@@ -1,7 +1,7 @@
 //! `negsync backup` and `negsync restore`: a copy beside a relay that is being written, and back.
 
 use super::import::{import, lines};
-use crate::support::process::{RelayProcess, exported, exported_ids, negsync};
+use crate::support::process::{RelayProcess, exported, exported_ids, negsync, negsync_in};
 use crate::support::{Author, events, id_of};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -156,8 +156,35 @@ fn a_log_of_another_database_gets_into_no_copy_and_into_no_store() {
         assert_eq!(ended.status.code(), Some(1), "{command:?}: {ended:?}");
         assert!(ended.stderr.contains("-journal is a rollback journal"), "{command:?}: {ended:?}");
     }
+    // Where no store is, SQLite would remove it.
+    std::fs::write(format!("{copy}-journal"), &log).unwrap();
+    let ended = negsync(&["import", "--store", &copy], &lines(&notes));
+    assert!(ended.stderr.contains("-journal is a rollback journal"), "{ended:?}");
+    assert_eq!(std::fs::read(format!("{copy}-journal")).unwrap(), log);
     assert_eq!(std::fs::read(&journal).unwrap(), log);
     assert!(std::fs::read(&store).unwrap() == before);
     std::fs::remove_file(&journal).unwrap();
     assert_eq!(exported(&store), events);
+}
+
+#[test]
+fn a_name_that_sqlite_gives_a_meaning_is_the_name_of_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let note = Author::new(9).note(events::EPOCH, "one");
+    let run = |arguments: &[&str], stdin: &str| {
+        let ended = negsync_in(directory.path(), arguments, stdin);
+        assert!(ended.status.success(), "{arguments:?}: {ended:?}");
+        ended.stdout
+    };
+    for name in [":memory:", "file:events?mode=memory", "file:events.sqlite"] {
+        run(&["import", "--store", name], &lines(std::slice::from_ref(&note)));
+        let copy = format!("{name}2");
+        run(&["backup", &copy, "--store", name, "--verify"], "");
+        for store in [name, &copy] {
+            let exported = run(&["export", "--store", store], "");
+            assert!(exported.contains(id_of(&note)) && exported.lines().count() == 1, "{exported}");
+            assert!(directory.path().join(store).metadata().unwrap().len() > 0, "{store}");
+        }
+    }
+    assert!(!directory.path().join("events.sqlite").exists());
 }

@@ -1,5 +1,6 @@
 //! Copies of a store: `backup` from a store that may be in use, `restore` to a new one.
 
+use super::file_kind::literal;
 use super::{SqliteError, StoreError, lock, query, schema};
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
@@ -160,7 +161,7 @@ fn write(
     let events: i64 = source
         .query_row("SELECT count(*) FROM event INDEXED BY event_time", [], |row| row.get(0))
         .map_err(failed)?;
-    let mut target = Connection::open(partial).map_err(failed)?;
+    let mut target = Connection::open(literal(partial)).map_err(failed)?;
     target
         .execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;")
         .map_err(failed)?;

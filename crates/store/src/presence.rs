@@ -230,14 +230,16 @@ pub(super) fn refuse_orphaned_log(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Refuses a rollback journal beside a store: SQLite would write another database's pages to the
-/// store. The store's own journal exists only until the first page is written.
+/// store, or remove the journal if there is no store. The store's own journal exists only until its
+/// first page is written, and has no pages.
 pub(super) fn refuse_foreign_journal(path: &Path) -> Result<(), StoreError> {
     let real = super::lock::real_path(path);
     let mut name = real.clone().into_os_string();
     name.push("-journal");
     let journal = PathBuf::from(name);
     let bytes = |path: &Path| path.metadata().map_or(0, |file| file.len());
-    if bytes(&journal) > 0 && bytes(&real) > super::schema::PAGE_BYTES as u64 {
+    let page = super::schema::PAGE_BYTES as u64;
+    if bytes(&journal) > 2 * page || bytes(&journal) > 0 && bytes(&real) > page {
         return Err(StoreError::ForeignJournal { journal, path: path.to_owned() });
     }
     Ok(())

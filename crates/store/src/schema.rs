@@ -1,6 +1,6 @@
 //! The tables, the connections, and the migrations from older versions.
 
-use super::file_kind::refuse_other_than_files;
+use super::file_kind::{literal, refuse_other_than_files};
 use super::presence::{refuse_foreign_journal, refuse_foreign_log, refuse_orphaned_log};
 use super::sqlite_error::{self, SqliteError};
 use super::{StoreError, deletion, index_mark, lock, retag};
@@ -350,8 +350,10 @@ const STATEMENTS_CACHED: usize = 64;
 pub(super) const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let is_uri = flags.contains(OpenFlags::SQLITE_OPEN_URI);
+    let name = if is_uri { path.to_owned() } else { literal(path) };
     let connection =
-        Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(
+        Connection::open_with_flags(name, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(
             |source| StoreError::Open { path: path.to_owned(), source: SqliteError(source) },
         )?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(StoreError::sqlite)?;
