@@ -229,7 +229,7 @@ fn what_is_still_to_vanish_is_said_and_is_nothing_wrong() {
     let report = report(&sound.store());
     assert_eq!((&report["sound"], &report["vanishing"]), (&json!(true), &json!(1)), "{report}");
     let ended = check(&sound.store(), &[]);
-    assert!(ended.stdout.contains("1 of keys that vanish"), "{ended:?}");
+    assert!(ended.stdout.contains("1 of vanished keys"), "{ended:?}");
 }
 
 /// Stores an event past the rules, without its tags.

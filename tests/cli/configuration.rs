@@ -181,11 +181,11 @@ fn a_variable_wins_over_a_file_that_is_read_again() {
     let relay = RelayProcess::start_by(command, &store, &["--config", config.to_str().unwrap()]);
     write(directory.path(), &text("two"));
     relay.signal("HUP");
-    let line = relay.logged("the configuration was read anew");
+    let line = relay.logged("configuration reloaded");
     assert!(line.contains("changed: relay.name"), "{line}");
     write(directory.path(), &text("two").replace("= 5", "= 9"));
     relay.signal("HUP");
-    let line = relay.logged_again("the configuration was read anew", 1);
+    let line = relay.logged_again("configuration reloaded", 1);
     assert!(line.contains("changed: nothing"), "{line}");
 }
 

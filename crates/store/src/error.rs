@@ -102,8 +102,8 @@ pub enum StoreError {
     NotWritten(String),
     /// A part of the write-ahead log is lost; nothing in that part was acknowledged.
     #[error(
-        "{0}; end all programs that have the store open and start again: what was acknowledged \
-        stands before it"
+        "write-ahead log lost in part: {0}. Nothing acknowledged is lost. Hint: stop all programs that \
+        have the store open, then start again"
     )]
     LogDamaged(String),
     /// A file of the open store was changed or moved by another program.
@@ -165,7 +165,7 @@ pub enum StoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The engine does not support the operation.
-    #[error("{what} cannot be had over this store; {instead}")]
+    #[error("{what} is not supported by this store; {instead}")]
     Unsupported {
         /// The requested operation.
         what: &'static str,

@@ -244,7 +244,7 @@ impl AttachedInner {
                     return Ok(());
                 }
                 Err(error) => {
-                    tracing::warn!(path = %self.path.display(), %error, "reading everything anew");
+                    tracing::warn!(path = %self.path.display(), %error, "attached database changed: reading all events again");
                 }
             }
         }
