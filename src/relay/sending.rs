@@ -118,7 +118,12 @@ impl Sending {
                 wire.flush().await?;
                 return Ok(ControlFlow::Break(()));
             }
-            NextToSend::Live(Ok(live)) => self.pass_on(wire, live).await?,
+            NextToSend::Live(Ok(live)) => {
+                match self.relay.admission.may_stay_subscribed(&self.subscriptions.viewer()) {
+                    Ok(()) => self.pass_on(wire, live).await?,
+                    Err(reason) => self.end_subscriptions(wire, &reason).await?,
+                }
+            }
             NextToSend::Live(Err(TooSlow)) => {
                 wire.text(message::notice(&Prefix::Error.before("you read too slowly"))).await?;
                 wire.close(CloseCode::Policy, "reads too slowly").await?;
@@ -155,6 +160,19 @@ impl Sending {
             Outgoing::Flush => wire.flush().await,
             Outgoing::Close(code, reason) => wire.close(code, reason).await,
         }
+    }
+
+    /// Ends the subscriptions of a client that may not read any more.
+    async fn end_subscriptions<S: Sink<Message, Error = Error> + Unpin>(
+        &self,
+        wire: &mut SendingHalf<'_, S>,
+        reason: &str,
+    ) -> Result<(), Error> {
+        for id in self.subscriptions.end_all() {
+            self.relay.service.metrics.query_refusals.count_prefix(reason);
+            wire.text(message::closed(&id, reason)).await?;
+        }
+        Ok(())
     }
 
     async fn pass_on<S: Sink<Message, Error = Error> + Unpin>(

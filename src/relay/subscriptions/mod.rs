@@ -15,7 +15,7 @@ use crate::config::Limits;
 use crate::metrics::Metrics;
 use crate::prefix::Prefix;
 use crate::server::limits::{NoRoom, SubscribedShare};
-use crate::store::{Event, Filter};
+use crate::store::{Event, Filter, Viewer};
 use state::{OpenSubscription, SubscriptionStage, SubscriptionsState, filter_bytes};
 use std::collections::HashSet;
 use std::future::poll_fn;
@@ -109,6 +109,19 @@ impl Subscriptions {
     /// Ends the subscription with this id, if there is one.
     pub(super) fn end(&self, id: &str) {
         self.remove(&mut self.lock(), id);
+    }
+
+    /// Ends all subscriptions. Returns their ids.
+    pub(super) fn end_all(&self) -> Vec<String> {
+        let mut state = self.lock();
+        let ids: Vec<String> = state.by_id.keys().cloned().collect();
+        ids.iter().for_each(|id| self.remove(&mut state, id));
+        ids
+    }
+
+    /// The events that the client may see now.
+    pub(super) fn viewer(&self) -> Viewer {
+        self.auth.viewer()
     }
 
     /// Queues a live event of a commit, to be sent or to wait for an EOSE. Returns whether the
