@@ -2,23 +2,23 @@
 //! that several relays share.
 
 use crate::config::Config;
-use crate::index::Index;
+use crate::index::{Index, SetCacheSize};
 use crate::store::{CheckReport, EventStore, Store, StoreError, StoreOptions, check};
 use std::sync::Arc;
 
-/// Opens the store with its sets; the kept ones may take `memory_bytes`. Blocks.
+/// Opens the store with its sets; `size` is the room for kept ones. Blocks.
 ///
 /// # Errors
 /// [`StoreError`] when the store cannot be opened, or this program was built without its engine.
 pub fn open_index(
     config: &Config,
     options: StoreOptions,
-    memory_bytes: usize,
+    size: SetCacheSize,
 ) -> Result<Index, StoreError> {
     if config.store.url.is_empty() {
-        return Index::open(&config.store.path, options, memory_bytes);
+        return Index::open(&config.store.path, options, size);
     }
-    database::open_index(config, options, memory_bytes)
+    database::open_index(config, options, size)
 }
 
 /// Opens the store without sets. Blocks.
@@ -51,22 +51,24 @@ pub fn check_store(
 
 #[cfg(feature = "postgres")]
 mod database {
-    use super::{Arc, CheckReport, Config, EventStore, Index, StoreError, StoreOptions};
+    use super::{
+        Arc, CheckReport, Config, EventStore, Index, SetCacheSize, StoreError, StoreOptions,
+    };
     use negsync_postgres::{Address, PostgresStore};
 
     pub(super) fn open_index(
         config: &Config,
         options: StoreOptions,
-        memory_bytes: usize,
+        size: SetCacheSize,
     ) -> Result<Index, StoreError> {
         let address = Address::parse(config.store.url.expose())?;
         let (folder, private) = (&config.index.folder, options.private_kinds.clone());
         if folder.as_os_str().is_empty() {
-            return Index::over(memory_bytes, &private, |listener| {
+            return Index::over(size.memory_bytes, &private, |listener| {
                 Ok(Arc::new(PostgresStore::open(&address, options, listener)?))
             });
         }
-        Index::over_files(folder, memory_bytes, &private, |listener| {
+        Index::over_files(folder, size, &private, |listener| {
             Ok(Arc::new(PostgresStore::open_unread(&address, options, listener)?))
         })
     }
@@ -88,7 +90,9 @@ mod database {
 
 #[cfg(not(feature = "postgres"))]
 mod database {
-    use super::{Arc, CheckReport, Config, EventStore, Index, StoreError, StoreOptions};
+    use super::{
+        Arc, CheckReport, Config, EventStore, Index, SetCacheSize, StoreError, StoreOptions,
+    };
 
     const LEFT_OUT: StoreError = StoreError::Unsupported {
         what: "a database on PostgreSQL",
@@ -99,7 +103,11 @@ mod database {
         Err(LEFT_OUT)
     }
 
-    pub(super) fn open_index(_: &Config, _: StoreOptions, _: usize) -> Result<Index, StoreError> {
+    pub(super) fn open_index(
+        _: &Config,
+        _: StoreOptions,
+        _: SetCacheSize,
+    ) -> Result<Index, StoreError> {
         Err(LEFT_OUT)
     }
 

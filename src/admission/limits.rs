@@ -8,15 +8,15 @@ use crate::store::{Event, VANISH};
 pub(super) fn check_form(event: &Event, limits: &Limits) -> Result<(), String> {
     let (bytes, most) = (event.json().len(), limits.longest_event());
     if bytes > most {
-        return Err(format!("event: {bytes} bytes, {most} at the most"));
+        return Err(format!("event: {bytes} bytes, maximum {most}"));
     }
     if event.tag_count() > limits.event_tags {
         let most = limits.event_tags;
-        return Err(format!("tags: {}, {most} at the most", event.tag_count()));
+        return Err(format!("tags: {}, maximum {most}", event.tag_count()));
     }
     if event.content_chars() > limits.content_chars {
         let most = limits.content_chars;
-        return Err(format!("content: {} characters, {most} at the most", event.content_chars()));
+        return Err(format!("content: {} characters, maximum {most}", event.content_chars()));
     }
     if event.kind() == VANISH && event.tag_values("relay").iter().all(String::is_empty) {
         return Err("relay: a request to vanish (NIP-62) has to name a relay, or ALL_RELAYS".into());

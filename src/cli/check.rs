@@ -66,7 +66,7 @@ pub(super) fn lines(store: &str, checked: &CheckReport) -> String {
         let _ = write!(text, ", {expired} expired, which go when a relay starts");
     }
     if *vanishing > 0 {
-        let _ = write!(text, ", {vanishing} of keys that vanish, which a relay goes on to remove");
+        let _ = write!(text, ", {vanishing} of vanished keys (a relay is still to remove them)");
     }
     if checked.is_sound() {
         return text + "; nothing is wrong\n";

@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use negsync::config::Config;
 use negsync::engine::open_index;
 use negsync::hex;
-use negsync::index::{Index, Sets, Slice};
+use negsync::index::{Index, SetCacheSize, Sets, Slice};
 use negsync::item::Item;
 use negsync::reconcile::RangeSet;
 use negsync::store::{
@@ -70,7 +70,7 @@ pub(super) fn run(arguments: &CopyArguments) -> anyhow::Result<ExitCode> {
     let reader = StoreReader::open(&from)?;
     let source = reader.sets(&from)?;
     let batches = Batches::Long { bytes: batch_bytes() };
-    let target = open_index(&to, to.store_options().batches(batches), 0)?;
+    let target = open_index(&to, to.store_options().batches(batches), SetCacheSize::memory(0))?;
     let mut copying = Copying { reader, source, target, copied: 0, removed: HashSet::new() };
     for _ in 0..MOST_ROUNDS {
         if !copying.round()? {
@@ -284,7 +284,7 @@ mod tests {
     fn open(store: &Path) -> (Config, Index) {
         let mut config = Config::default();
         config.store.path = store.to_owned();
-        let index = open_index(&config, config.store_options(), 0).unwrap();
+        let index = open_index(&config, config.store_options(), SetCacheSize::memory(0)).unwrap();
         (config, index)
     }
 

@@ -9,7 +9,7 @@ use anyhow::Context;
 use indicatif::{HumanCount, ProgressBar};
 use negsync::admission::{Admission, RefusalReason, Source};
 use negsync::engine::open_index;
-use negsync::index::Index;
+use negsync::index::{Index, SetCacheSize};
 use negsync::store::{Batches, Origin, Outcome, VerifiedEvent, Verifier};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -96,7 +96,7 @@ pub(super) fn run(arguments: &ImportArguments) -> anyhow::Result<ExitCode> {
     let batch_bytes = batch_bytes();
     let batches = Batches::Long { bytes: batch_bytes };
     let options = config.store_options().batches(batches);
-    let index = open_index(&config, options, 0)?;
+    let index = open_index(&config, options, SetCacheSize::memory(0))?;
     let admission = Admission::start(config)?;
     let verifier = Verifier::start()?;
     let mut commits = ImportCommits::of(&index, batch_bytes);

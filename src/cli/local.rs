@@ -42,10 +42,9 @@ pub(super) fn open_to_read(config: Config) -> anyhow::Result<OpenedLocal> {
 }
 
 fn open_index(config: &Config) -> Result<Index, StoreError> {
-    let memory_bytes = config.index.memory_mb << 20;
     let batches = Batches::Long { bytes: batch_bytes() };
     let options = config.store_options().batches(batches);
-    engine::open_index(config, options, memory_bytes)
+    engine::open_index(config, options, config.index.cache_size())
 }
 
 fn beside_writer(config: Config) -> anyhow::Result<OpenedLocal> {

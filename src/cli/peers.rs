@@ -96,7 +96,7 @@ pub(super) fn run(arguments: &PeersArguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let answer: StatusAnswer =
-        serde_json::from_str(&text).context("what serves there is no negsync of this version")?;
+        serde_json::from_str(&text).context("no negsync of this version answers there")?;
     unless_closed(write!(out, "{}", peer_table(&answer.peers, answer.now)).map_err(Into::into))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -116,7 +116,7 @@ async fn ask(address: &str) -> anyhow::Result<String> {
     let body = body.map_err(anyhow::Error::from_boxed).context("the answer cannot be read")?;
     let text = String::from_utf8(body.to_bytes().into()).context("the answer is no text")?;
     if status == StatusCode::NOT_FOUND {
-        bail!("what serves at {address} is no negsync of this version");
+        bail!("no negsync of this version answers at {address}");
     }
     ensure!(status.is_success(), "the relay at {address} refuses: {}", text.trim_end());
     Ok(text)

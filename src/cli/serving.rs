@@ -125,7 +125,9 @@ impl<S: Serves> Serving<S> {
             };
             if let Err(error) = reloaded {
                 let error = crate::explain(&error);
-                tracing::error!("the configuration stays as it was: {error}");
+                tracing::error!(
+                    "configuration not reloaded, the previous one stays in force: {error}"
+                );
             }
             service_manager::ready();
         }
@@ -156,9 +158,12 @@ impl<S: Serves> Serving<S> {
             [] => "nothing".to_owned(),
             keys => keys.join(", "),
         };
-        tracing::info!("the configuration was read anew; changed: {changed}");
+        tracing::info!("configuration reloaded; changed: {changed}");
         if !reloaded.needs_restart.is_empty() {
-            tracing::warn!("only a restart changes {}", reloaded.needs_restart.join(", "));
+            tracing::warn!(
+                "configuration keys that need a restart: {}",
+                reloaded.needs_restart.join(", ")
+            );
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use negsync::config::Config;
 use negsync::engine::{open_index, open_store};
-use negsync::index::Sets;
+use negsync::index::{SetCacheSize, Sets};
 use negsync::store::{
     EventStore, Filter, Hit, Reader, Retention, RuleMatches, Selected, Selection, StoreError,
     StoreOptions, Undelete, UndeleteError,
@@ -57,7 +57,11 @@ impl StoreReader {
     pub(super) fn sets(&self, config: &Config) -> Result<Sets, StoreError> {
         match self {
             Self::File(reader) => Ok(Sets::reading(reader.clone())),
-            Self::Database(_) => Ok(open_index(config, read_options(config), 0)?.sets().clone()),
+            Self::Database(_) => {
+                Ok(open_index(config, read_options(config), SetCacheSize::memory(0))?
+                    .sets()
+                    .clone())
+            }
         }
     }
 

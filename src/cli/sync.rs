@@ -21,7 +21,7 @@ pub(super) struct SyncArguments {
     /// The relays to sync with, ws:// or wss://.
     #[arg(required = true, value_name = "URL")]
     urls: Vec<String>,
-    /// Bring the relays to the same events, with no store of our own: what one lacks is fetched
+    /// Bring the relays to the same events, without a local store: what one lacks is fetched
     /// from another and sent on. Ids are compared as lists.
     #[arg(long, conflicts_with_all = ["store", "attach", "into", "direction"])]
     between: bool,

@@ -2,6 +2,7 @@
 
 use super::DatabaseUrl;
 use super::section::section;
+use crate::index::SetCacheSize;
 use crate::store::Synchronous;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::path::PathBuf;
@@ -59,6 +60,8 @@ section! {
     pub struct IndexConfig {
         /// Memory for cached sets.
         pub memory_mb: usize where 0..=1_048_576 => Restart,
+        /// The disk for the files of cached sets that are too large for this memory.
+        pub set_files_mb: u64 where 0..=1_048_576 => Restart,
         /// The folder for index files of a database; empty for none.
         pub folder: PathBuf => Restart,
     }
@@ -66,7 +69,15 @@ section! {
 
 impl Default for IndexConfig {
     fn default() -> Self {
-        Self { memory_mb: 256, folder: PathBuf::new() }
+        Self { memory_mb: 256, set_files_mb: 1_024, folder: PathBuf::new() }
+    }
+}
+
+impl IndexConfig {
+    /// The room for cached sets.
+    #[must_use]
+    pub fn cache_size(&self) -> SetCacheSize {
+        SetCacheSize::memory(self.memory_mb << 20).files(self.set_files_mb << 20)
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Observed {
     pub kept_sets: usize,
     /// Their estimated memory, in bytes.
     pub kept_bytes: usize,
+    /// The bytes of the files of sets of other filters.
+    pub kept_file_bytes: u64,
     /// Bytes that wait to be sent to clients.
     pub outbound_bytes: usize,
     /// Size of the store's file, in bytes.
@@ -51,8 +53,13 @@ fn add_observed(registry: &Registry, observed: &Observed) {
             "Memory of the set of all events, about",
             count(observed.index_bytes),
         ),
-        ("negsync_index_kept_sets", "Sets of other filters in memory", count(observed.kept_sets)),
+        ("negsync_index_kept_sets", "Kept sets of other filters", count(observed.kept_sets)),
         ("negsync_index_kept_bytes", "Memory of these sets, about", count(observed.kept_bytes)),
+        (
+            "negsync_index_kept_file_bytes",
+            "Files of sets that are too large for memory",
+            observed.kept_file_bytes,
+        ),
         (
             "negsync_outbound_bytes",
             "Answers that wait for clients to take them",

@@ -39,7 +39,8 @@ impl Output {
         state.lines = state.lines.saturating_add(1);
         if state.lines == LINES {
             tracing::warn!(
-                "write policy output: {LINES} lines within {} s; no more until these are over",
+                "write policy output: log limit of {LINES} lines in {} s reached; further lines are \
+                dropped until then",
                 PERIOD.as_secs()
             );
         }

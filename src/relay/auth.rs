@@ -117,7 +117,7 @@ pub(super) async fn answer(
 ) -> String {
     if json.len() > AUTH_BYTES {
         let text = Prefix::Invalid
-            .before(format_args!("AUTH takes an event of {AUTH_BYTES} bytes at the most"));
+            .before(format_args!("AUTH takes an event of at most {AUTH_BYTES} bytes"));
         relay.service.metrics.auth.count_prefix(&text);
         // Finding the id takes time too.
         let (bytes, json) = (json.len(), json.to_owned());

@@ -182,7 +182,7 @@ impl Relay {
         let options = config.store_options().retention(config.retention.retention()).clock(clock);
         let opened = {
             let config = config.clone();
-            let open = move || open_index(&config, options, config.index.memory_mb << 20);
+            let open = move || open_index(&config, options, config.index.cache_size());
             tokio::task::spawn_blocking(open).await
         };
         let index = opened.unwrap_or(Err(StoreError::Closed))?;

@@ -362,7 +362,7 @@ fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, MessageFault> {
     let filter = Filter::parse(text)?;
     let most = limits.filter_values;
     match filter.value_count() {
-        count if count > most => Err(format!("filter: {count} values, {most} at the most").into()),
+        count if count > most => Err(format!("filter: {count} values, maximum {most}").into()),
         _ => Ok(filter),
     }
 }

@@ -55,6 +55,7 @@ impl Service {
             index_bytes: statistics.bytes,
             kept_sets: statistics.kept_sets,
             kept_bytes: statistics.kept_bytes,
+            kept_file_bytes: statistics.kept_file_bytes,
             outbound_bytes: self.counts.outbound.waiting(),
             store_bytes,
             wal_bytes,

@@ -251,7 +251,7 @@ impl Up {
         let sent = to.send(passing).await;
         passing.clear();
         if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
-            self.own.close(CloseCode::Restart, "the relay takes nothing").await;
+            self.own.close(CloseCode::Restart, "send timeout: the relay does not read").await;
         }
         sent
     }

@@ -1,7 +1,8 @@
 //! Limits of the sidecar's clients: connections, NEG sessions and outbound memory.
 
-use super::passing::{PATIENCE, Raw, Stand, echo, frame};
+use super::passing::{PATIENCE, Raw, Stand, echo};
 use crate::support::client::Client;
+use crate::support::frames::frame;
 use crate::support::http::{HANDSHAKE, answer_to, read_to_close, send_raw};
 use crate::support::negentropy_client::EMPTY_SET;
 use crate::support::{Author, TestRelay, events::EPOCH};
@@ -364,7 +365,7 @@ async fn a_client_of_a_relay_that_takes_nothing_is_told_so_and_its_place_is_free
     let mut received = Vec::new();
     let read = tokio::time::timeout(PATIENCE, from.read_to_end(&mut received)).await;
     let _ = read.expect("the client waits for ever");
-    let reason = b"the relay takes nothing";
+    let reason = b"send timeout: the relay does not read";
     let close = [&[0x88, 2 + reason.len() as u8][..], &1012_u16.to_be_bytes(), reason].concat();
     assert_eq!(received, close, "{}", String::from_utf8_lossy(&received));
     let again = async {

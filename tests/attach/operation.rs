@@ -253,7 +253,7 @@ async fn on_sighup_limits_change_and_peers_are_kept_in_sync() {
         write(wrong);
         attach.signal("HUP");
         attach.logged(said);
-        attach.logged("the configuration stays as it was");
+        attach.logged("configuration not reloaded, the previous one stays in force");
         assert_eq!(client.ask(&json!(["NEG-OPEN", "b", {}, EMPTY_SET])).await[0], "NEG-ERR");
     }
 
@@ -262,9 +262,9 @@ async fn on_sighup_limits_change_and_peers_are_kept_in_sync() {
         peer.url()
     ));
     attach.signal("HUP");
-    let line = attach.logged("the configuration was read anew");
+    let line = attach.logged("configuration reloaded");
     assert!(line.contains("changed: negentropy.sessions, peer"), "{line}");
-    assert!(attach.logged("only a restart").contains("index.memory_mb"));
+    assert!(attach.logged("configuration keys that need a restart").contains("index.memory_mb"));
     assert_eq!(client.ask(&json!(["NEG-OPEN", "b", {}, EMPTY_SET])).await[0], "NEG-MSG");
 
     let all = model::ids(&[ours, theirs].concat());

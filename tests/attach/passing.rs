@@ -3,6 +3,7 @@
 
 use super::database::Database;
 use crate::support::events::{Author, EPOCH, generate};
+use crate::support::frames::frame;
 use crate::support::http::answer_to;
 use crate::support::negentropy_client::neg_ids;
 use crate::support::{Client, TestRelay, model};
@@ -65,25 +66,6 @@ pub fn config(kind: RelayKind, path: &Path, address: SocketAddr) -> Config {
     config.attach.path = path.to_owned();
     config.attach.url = format!("ws://{address}");
     config
-}
-
-/// A frame as a client sends it, with this mask.
-pub fn frame(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    match payload.len() {
-        length @ ..126 => bytes.push(0x80 | length as u8),
-        length @ ..65_536 => {
-            bytes.push(0xfe);
-            bytes.extend((length as u16).to_be_bytes());
-        }
-        length => {
-            bytes.push(0xff);
-            bytes.extend((length as u64).to_be_bytes());
-        }
-    }
-    bytes.extend(mask);
-    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
-    bytes
 }
 
 const TEXT: u8 = 0x81;

@@ -81,8 +81,8 @@ async fn a_server_that_ends_is_waited_for_and_sets_are_right_afterwards() {
     assert!(refused.starts_with("error: "), "{refused}");
     write(&relay, 1);
     until_answered(&mut client, &relay).await;
-    sidecar.process.logged("the feed was lost; reading everything anew");
-    sidecar.process.logged("everything has been read anew");
+    sidecar.process.logged("feed lost: reading all events again");
+    sidecar.process.logged("feed restored: all events were read again");
 
     // The connection with the slot is terminated.
     relay.run("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active");

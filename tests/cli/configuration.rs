@@ -181,11 +181,11 @@ fn a_variable_wins_over_a_file_that_is_read_again() {
     let relay = RelayProcess::start_by(command, &store, &["--config", config.to_str().unwrap()]);
     write(directory.path(), &text("two"));
     relay.signal("HUP");
-    let line = relay.logged("the configuration was read anew");
+    let line = relay.logged("configuration reloaded");
     assert!(line.contains("changed: relay.name"), "{line}");
     write(directory.path(), &text("two").replace("= 5", "= 9"));
     relay.signal("HUP");
-    let line = relay.logged_again("the configuration was read anew", 1);
+    let line = relay.logged_again("configuration reloaded", 1);
     assert!(line.contains("changed: nothing"), "{line}");
 }
 
@@ -197,6 +197,7 @@ fn a_configuration_is_checked_without_a_start() {
     let ended = negsync(&["config", "check", file], "");
     assert!(ended.status.success(), "{ended:?}");
     assert!(ended.stdout.starts_with(&format!("{file}: nothing is wrong; 1 of ")), "{ended:?}");
+    assert_eq!(negsync(&["config", "check", "--config", file], "").stdout, ended.stdout);
     for (text, said) in [
         ("[limits]\n\nfilters = 0\n", "relay.toml, line 3: filters: "),
         ("[sync]\nkey_file = \"/nowhere/key\"\n", "/nowhere/key"),

@@ -119,7 +119,7 @@ async fn a_store_that_is_too_large_loses_its_oldest_events() {
     // A larger maximum accepts it again, without a restart.
     std::fs::write(config, "[retention]\nstore_mb = 2000\n").unwrap();
     relay.signal("HUP");
-    relay.logged("the configuration was read anew; changed: retention.store_mb");
+    relay.logged("configuration reloaded; changed: retention.store_mb");
     client.store(gone).await;
 }
 

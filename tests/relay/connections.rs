@@ -1,13 +1,14 @@
 //! The maximum number of connections, and idle connections.
 
 use crate::support::client::{Client, PATIENCE};
+use crate::support::frames::{NO_MASK, frame};
 use crate::support::http::{HANDSHAKE, answer_to, http, read_to_close, send_raw};
 use crate::support::{Author, TestRelay, events};
 use futures_util::SinkExt;
 use negsync::config::Config;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
 /// Connects as soon as a slot is free.
@@ -77,6 +78,23 @@ async fn a_handshake_that_does_not_come_to_an_end_is_closed() {
     for text in ["", "GET / HTT", HANDSHAKE, asked_once] {
         let answer = answer_to(relay.relay.address(), text).await;
         assert_eq!(answer.contains("200 OK"), text == asked_once, "{text}: {answer}");
+    }
+    relay.client().await.fence().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_with_a_long_head_is_not_read_to_its_end() {
+    let relay = TestRelay::start().await;
+    for (bytes, is_read) in [(60_000, true), (300_000, false)] {
+        let text = format!(
+            "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: {}\r\n\r\n",
+            "a".repeat(bytes)
+        );
+        let mut stream = TcpStream::connect(relay.relay.address()).await.unwrap();
+        // Fails if the relay closes before it has everything.
+        let _ = stream.write_all(text.as_bytes()).await;
+        let answer = String::from_utf8(read_to_close(stream).await).unwrap();
+        assert_eq!(answer.contains("200 OK"), is_read, "{bytes}: {answer}");
     }
     relay.client().await.fence().await;
 }
@@ -191,11 +209,6 @@ async fn a_client_that_takes_nothing_does_not_keep_the_relay_from_stopping() {
     assert!(stopped.await.is_ok(), "the relay waits for a client that does not read");
 }
 
-/// A frame of a client, with a zero mask.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0][..], payload].concat()
-}
-
 /// RFC 6455, section 7.1.1: the relay closes a connection as soon as both sides have sent a close
 /// frame. If it waited for the client, which is waiting for the relay, this number of connections
 /// would exceed the test's timeout.
@@ -206,9 +219,9 @@ async fn a_client_that_has_answered_a_close_is_not_waited_for() {
     let too_long = [&[0x81, 0xff][..], &(1_u64 << 40).to_be_bytes(), &[0; 4], b"[\""].concat();
     let cases = [
         (1009, too_long),
-        (1007, frame(0x81, &[0xff, 0xfe])),
-        (1002, frame(0x83, b"no such frame")),
-        (1000, frame(0x88, &1000_u16.to_be_bytes())),
+        (1007, frame(0x81, &[0xff, 0xfe], NO_MASK)),
+        (1002, frame(0x83, b"no such frame", NO_MASK)),
+        (1000, frame(0x88, &1000_u16.to_be_bytes(), NO_MASK)),
     ];
     let closing = async {
         for (code, cause) in cases.iter().cycle().take(TIMES * cases.len()) {
@@ -223,7 +236,7 @@ async fn a_client_that_has_answered_a_close_is_not_waited_for() {
                 received.push(byte.unwrap_or_else(|error| panic!("{error}, {}", context())));
             }
             if code != 1000 {
-                stream.write_all(&frame(0x88, &close[2..])).await.unwrap();
+                stream.write_all(&frame(0x88, &close[2..], NO_MASK)).await.unwrap();
             }
             let mut more = Vec::new();
             // A connection that is closed with unread data is reset.
@@ -242,7 +255,7 @@ async fn who_is_waited_for_still_counts() {
     // On a slow machine each may end before the next one arrives, but not all of them.
     while leaving.len() < 300 {
         let mut stream = send_raw(relay.relay.address(), &format!("{HANDSHAKE}\r\n")).await;
-        stream.write_all(&frame(0x83, b"no such frame")).await.unwrap();
+        stream.write_all(&frame(0x83, b"no such frame", NO_MASK)).await.unwrap();
         let close = [&[0x88, 2][..], &1002_u16.to_be_bytes()].concat();
         let mut received = Vec::new();
         while !received.ends_with(&close) {

@@ -232,7 +232,7 @@ async fn a_log_that_is_removed_or_replaced() {
             }
         })
         .await;
-        relay.logged("what the lost write-ahead log held is in the store");
+        relay.logged("write-ahead log removed by another program: what it held is in the store");
         ended(relay, "KILL");
         assert!(exported_ids(&store).is_superset(&load.acknowledged()), "{replaces}");
     }

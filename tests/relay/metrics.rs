@@ -127,6 +127,7 @@ async fn every_metric_moves_when_what_it_counts_happens() {
     subscriptions(&mut Watch::new(&relay, &mut moved).await).await;
     neg_sessions(&mut Watch::new(&relay, &mut moved).await).await;
     index(&mut Watch::new(&relay, &mut moved).await).await;
+    large_sets(&mut moved).await;
     let relay = store(relay, &mut moved).await;
     peers(&relay, &mut moved).await;
     limits(&mut moved).await;
@@ -304,6 +305,34 @@ async fn index(watch: &mut Watch<'_>) {
     fill(KEPT, 6_001);
     client.ask(&json!(["NEG-OPEN", "k", {}, EMPTY_SET])).await;
     watch.moves(&[("negsync_neg_refusals_total{reason=\"blocked\"}", by(1.0))]).await;
+}
+
+/// A set of more items than `index.memory_mb` holds is built once, into a file.
+async fn large_sets(moved: &mut BTreeSet<String>) {
+    const ITEMS: usize = 24_000;
+    let relay = TestRelay::start_with(|config| config.index.memory_mb = 1).await;
+    let author = Author::new(4).key();
+    let event = |number: usize| {
+        let event = json!({
+            "id": format!("{number:064x}"), "pubkey": author, "created_at": EPOCH + number as u64,
+            "kind": 7, "tags": [], "content": "", "sig": "0".repeat(128),
+        });
+        Event::parse(&event.to_string()).unwrap().trust()
+    };
+    relay.relay.index().store().publish((0..ITEMS).map(event).collect()).unwrap();
+    let mut watch = Watch::new(&relay, moved).await;
+    let mut client = relay.client().await;
+    for name in ["first", "second"] {
+        let answer = client.ask(&json!(["NEG-OPEN", name, { "kinds": [7] }, EMPTY_SET])).await;
+        assert_eq!(answer[0], "NEG-MSG", "{answer}");
+    }
+    watch
+        .moves(&[
+            ("negsync_index_build_seconds_count", by(1.0)),
+            ("negsync_index_kept_sets", by(1.0)),
+            ("negsync_index_kept_file_bytes", by(41.0 * ITEMS as f64)),
+        ])
+        .await;
 }
 
 /// The store's file grows by a checkpoint, for example when the relay stops.

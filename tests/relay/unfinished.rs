@@ -3,6 +3,7 @@
 
 use crate::support::TestRelay;
 use crate::support::client::PATIENCE;
+use crate::support::frames::{NO_MASK, frame, head};
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
@@ -54,18 +55,6 @@ impl RawClient {
     }
 }
 
-/// A frame's head, masked with zeros.
-fn head(first: u8, length: usize) -> Vec<u8> {
-    let mut head = vec![first, 0x80 | 127];
-    head.extend((length as u64).to_be_bytes());
-    head.extend([0; 4]);
-    head
-}
-
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    [head(first, payload.len()), payload.to_vec()].concat()
-}
-
 /// A COUNT of this many bytes.
 fn long_count(id: &str, bytes: usize) -> Vec<u8> {
     let mut text = json!(["COUNT", id, { "limit": 0 }]).to_string();
@@ -82,15 +71,15 @@ async fn a_message_that_is_begun_has_to_end_in_time_whatever_else_is_sent() {
     .await;
     let begun = [
         // A head, a part of a head, a first fragment, a ping that claims to be long.
-        head(LAST | TEXT, 4 << 20),
-        head(LAST | TEXT, 4 << 20)[..5].to_vec(),
-        frame(TEXT, b"[\"COUNT"),
-        head(LAST | PING, 1 << 20),
+        head(LAST | TEXT, 4 << 20, NO_MASK),
+        head(LAST | TEXT, 4 << 20, NO_MASK)[..5].to_vec(),
+        frame(TEXT, b"[\"COUNT", NO_MASK),
+        head(LAST | PING, 1 << 20, NO_MASK),
     ];
     for (number, begin) in begun.iter().enumerate() {
         let mut client = RawClient::connect(&relay).await;
         // Complete messages have no deadline.
-        client.write(&frame(LAST | TEXT, &long_count("whole", 100_000))).await;
+        client.write(&frame(LAST | TEXT, &long_count("whole", 100_000), NO_MASK)).await;
         assert!(client.next_text().await.starts_with(r#"["COUNT","whole""#));
         client.write(begin).await;
         let pings = async {
@@ -99,7 +88,7 @@ async fn a_message_that_is_begun_has_to_end_in_time_whatever_else_is_sent() {
             loop {
                 ping.tick().await;
                 match number {
-                    2 => client.write(&frame(LAST | PING, b"x")).await,
+                    2 => client.write(&frame(LAST | PING, b"x", NO_MASK)).await,
                     _ => return client.next_text().await,
                 }
                 if let Some(Message::Text(text)) = client.next().await {
@@ -131,7 +120,7 @@ async fn long_messages_of_an_address_wait_for_each_other() {
     .await;
     let long = |id: &str| long_count(id, 700_000);
     let mut holding = RawClient::connect(&relay).await;
-    let whole = frame(LAST | TEXT, &long("holding"));
+    let whole = frame(LAST | TEXT, &long("holding"), NO_MASK);
     holding.write(&whole[..100]).await;
     let mut short = relay.client().await;
     short.fence().await;
@@ -140,13 +129,15 @@ async fn long_messages_of_an_address_wait_for_each_other() {
         (RawClient::connect(&relay).await, RawClient::connect(&relay).await);
     let text = long("in parts");
     let parts = [
-        frame(TEXT, &text[..10]),
-        frame(CONTINUATION, &text[10..400_000]),
-        frame(LAST | PING, b""),
-        frame(LAST | CONTINUATION, &text[400_000..]),
+        frame(TEXT, &text[..10], NO_MASK),
+        frame(CONTINUATION, &text[10..400_000], NO_MASK),
+        frame(LAST | PING, b"", NO_MASK),
+        frame(LAST | CONTINUATION, &text[400_000..], NO_MASK),
     ];
     let write_all = async {
-        let bytes = [frame(LAST | TEXT, b"[]"), frame(LAST | TEXT, &long("waiting"))].concat();
+        let bytes =
+            [frame(LAST | TEXT, b"[]", NO_MASK), frame(LAST | TEXT, &long("waiting"), NO_MASK)]
+                .concat();
         let parts = parts.concat();
         tokio::join!(waiting.write(&bytes), in_parts.write(&parts));
         // Earlier messages are answered at once.
@@ -178,7 +169,7 @@ async fn a_stream_of_messages_has_no_deadline() {
     })
     .await;
     let mut client = RawClient::connect(&relay).await;
-    let message = frame(LAST | TEXT, &long_count("x", 20_000));
+    let message = frame(LAST | TEXT, &long_count("x", 20_000), NO_MASK);
     let stream = message.repeat(10);
     let began = std::time::Instant::now();
     // Each write ends within a message.

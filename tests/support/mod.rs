@@ -5,6 +5,7 @@ pub mod client;
 pub mod disk;
 pub mod engine;
 pub mod events;
+pub mod frames;
 pub mod http;
 pub mod model;
 pub mod naive;

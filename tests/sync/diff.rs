@@ -212,7 +212,7 @@ async fn the_command_tells_by_exit_code_table_object_and_drawing() {
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let unknown = run(&[&format!("ws://{nobody}")]);
         assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
-        assert!(unknown.stdout.contains("could not be found out"), "{unknown:?}");
+        assert!(unknown.stdout.contains("comparison failed"), "{unknown:?}");
     })
     .await
     .unwrap();

@@ -135,7 +135,7 @@ async fn a_peer_that_sends_the_same_over_and_over_is_left() {
     assert_same(&store.ids(), &peer.ids(), &format!("{report:?}"));
     assert!(report.complete && report.equal, "{report:?}");
     assert!(report.duplicates < 150_000, "{report:?}");
-    assert!(notes.iter().any(|note| note.contains("nobody asked for")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("not requested")), "{notes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -145,7 +145,8 @@ impl PostgresDatabase {
                         .map_err(|_| DatabaseError::Interrupted)?;
                 }
                 FollowState::Lost(reason) => {
-                    let refusal = format!("it is being read anew; try again ({reason})");
+                    let refusal =
+                        format!("all its events are being read again; try later ({reason})");
                     *state = FollowState::Lost(reason);
                     return Err(DatabaseError::Refused(refusal));
                 }
@@ -198,7 +199,7 @@ impl TakenFollower<'_> {
                 tracing::warn!(
                     database = name,
                     %error,
-                    "the feed was lost; reading everything anew"
+                    "feed lost: reading all events again"
                 );
                 FollowState::Lost(error.to_string())
             }
@@ -227,7 +228,7 @@ impl FollowedDatabase for PostgresDatabase {
             return Ok(());
         }
         self.begin().map_err(|error| error.of(&self.name))?;
-        tracing::info!(database = self.name, "everything has been read anew");
+        tracing::info!(database = self.name, "feed restored: all events were read again");
         Ok(())
     }
 }

@@ -4,8 +4,10 @@
 
 use super::item_set::ItemSet;
 use super::memory_reservation::Charged;
-use super::scan::{Gathered, gather, scan, scan_to_tree, union};
+use super::oversized::Oversized;
+use super::scan::{Gathered, Parts, gather, scan, scan_to_tree, union};
 use super::set_cache::{SetCache, Statistics};
+use super::set_files::SetFiles;
 use super::slice::Slice;
 use super::tree::Tree;
 use crate::metrics::IndexMetrics;
@@ -39,6 +41,9 @@ pub struct Catalog {
     metrics: IndexMetrics,
     // The memory of sets that are not kept.
     charged: Arc<Charged>,
+    // The files of kept sets that are too large for memory, if there may be any.
+    files: Option<SetFiles>,
+    oversized: Oversized,
 }
 
 impl std::fmt::Debug for Catalog {
@@ -75,7 +80,14 @@ impl Catalog {
     fn keeping(memory_bytes: usize, resident: Vec<Filter>) -> Self {
         let charged = Arc::<Charged>::default();
         let kept = SetCache::new(memory_bytes, resident, Arc::clone(&charged));
-        Self { kept, metrics: IndexMetrics::default(), charged }
+        let (metrics, oversized) = (IndexMetrics::default(), Oversized::default());
+        Self { kept, metrics, charged, files: None, oversized }
+    }
+
+    /// With files for kept sets that are too large for memory, unless no sets are kept.
+    pub(super) fn with_files(self, files: Option<SetFiles>) -> Self {
+        let files = files.filter(|_| self.kept.keeps_some());
+        Self { files, ..self }
     }
 
     /// Builds the sets of all events. Called once, as soon as the store is open.
@@ -151,6 +163,7 @@ impl Catalog {
     /// Replaces the public set by `items` and drops every other set, because the store is another
     /// one now.
     pub fn replace(&self, items: Vec<Item>) {
+        self.oversized.clear();
         self.kept.replace(items);
     }
 
@@ -217,7 +230,8 @@ impl Catalog {
 
     /// The current contents.
     pub fn statistics(&self) -> Statistics {
-        self.kept.statistics()
+        let kept_file_bytes = self.files.as_ref().map_or(0, SetFiles::bytes);
+        Statistics { kept_file_bytes, ..self.kept.statistics() }
     }
 
     /// The complete current set of the items that match any of the filters. Blocks while it is
@@ -397,16 +411,8 @@ impl Catalog {
         if !is_resident && let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
             return Ok(self.not_kept(Tree::from_unsorted(items)));
         }
-        let kept = match self.kept.claim(content) {
-            Some(claim) => {
-                let tree = scan_to_tree(source, content, self.kept.most_items(content))?;
-                // A commit that the scan saw in part must be recorded completely.
-                source.wait_until_published()?;
-                claim.settle(tree.map(ItemSet::from))
-            }
-            // Another caller was faster; its set may turn out too large to be kept.
-            None => self.kept.look_up(content, source.deadline())?,
-        };
+        let is_oversized = self.oversized.contains(content, source.clock().now());
+        let kept = if is_oversized { None } else { self.keep(source, content)? };
         if let Some(set) = kept {
             return Ok(set);
         }
@@ -414,6 +420,55 @@ impl Catalog {
         let items = gather(source, filter, Gathered::new(filter.limit, limit))?
             .ok_or(SnapshotError::TooLarge { limit })?;
         Ok(self.not_kept(Tree::from_unsorted(items)))
+    }
+}
+
+impl Catalog {
+    /// Builds the set of a filter without times and keeps it; `None` if it is too large to keep.
+    fn keep(
+        &self,
+        source: &dyn EventSource,
+        content: &Filter,
+    ) -> Result<Option<ItemSet>, StoreError> {
+        let Some(claim) = self.kept.claim(content) else {
+            // Another caller was faster; its set may turn out too large to be kept.
+            return self.kept.look_up(content, source.deadline());
+        };
+        let most = self.kept.most_items(content);
+        let events = self.public().map_or(0, |all| all.len());
+        let set = match &self.files {
+            Some(files) if events > most => self.scan_to_file(source, files, content, most)?,
+            _ => scan_to_tree(source, content, most)?.map(ItemSet::from),
+        };
+        if set.is_none() {
+            self.oversized.note(content, source.clock().now());
+        }
+        // A commit that the scan saw in part must be recorded completely.
+        source.wait_until_published()?;
+        Ok(claim.settle(set))
+    }
+
+    /// Scans for a set that may be too large for memory, by way of a file: a set of at most
+    /// `most_in_memory` items is then a tree again. `None` if it is too large to keep.
+    fn scan_to_file(
+        &self,
+        source: &dyn EventSource,
+        files: &SetFiles,
+        content: &Filter,
+        most_in_memory: usize,
+    ) -> Result<Option<ItemSet>, StoreError> {
+        let parts = Parts::of(&self.public().unwrap_or_default(), most_in_memory);
+        let file = files.scan(source, content, &parts, &|| self.kept.evict_file())?;
+        let Some(set) = file.map(ItemSet::from) else {
+            // There is no room for a file, or too many events are of one second.
+            return Ok(scan_to_tree(source, content, most_in_memory)?.map(ItemSet::from));
+        };
+        if set.len() > most_in_memory {
+            return Ok(Some(set));
+        }
+        let mut items = Vec::with_capacity(set.len());
+        set.for_each(0..set.len(), &mut |item| items.push(item));
+        Ok(set.is_readable().then(|| Tree::from_sorted(items).into()))
     }
 }
 

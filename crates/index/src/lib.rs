@@ -23,6 +23,7 @@
 
 mod catalog;
 mod commit_feed;
+mod disk_share;
 mod files;
 mod item_set;
 mod keeper;
@@ -30,8 +31,10 @@ mod keeper;
 mod lifecycle_tests;
 mod memory_reservation;
 mod metrics;
+mod oversized;
 mod scan;
 mod set_cache;
+mod set_files;
 mod slice;
 mod sorted_file;
 mod tree;
@@ -40,7 +43,7 @@ pub use catalog::{Catalog, SnapshotError};
 pub use commit_feed::{Subscriber, SubscriberError};
 pub use item_set::ItemSet;
 pub use metrics::IndexMetrics;
-pub use set_cache::Statistics;
+pub use set_cache::{SetCacheSize, Statistics};
 pub use slice::Slice;
 pub use sorted_file::{FileIdentity, FileWriter, IndexFileError, SortedFile, WriteError};
 pub use tree::Tree;
@@ -54,6 +57,7 @@ use negsync_store::{
     Attached, AttachedOptions, Change, Clock, Deadline, EventSource, EventStore, Filter, Listener,
     MarkedStore, PrivateKinds, Reader, RelayKind, Store, StoreError, StoreOptions, Viewer,
 };
+use set_files::SetFiles;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -91,23 +95,24 @@ impl std::fmt::Debug for Sets {
 
 impl Index {
     /// Opens the store in `path` and begins to load the index. Calls that need a set wait until it
-    /// is loaded.
+    /// is loaded. `size` is the room for kept sets: a number of bytes in memory, or more; files of
+    /// sets are in the folder of the store.
     ///
     /// # Errors
     /// When the store cannot be opened.
     pub fn open(
         path: &Path,
         options: StoreOptions,
-        memory_bytes: usize,
+        size: impl Into<SetCacheSize>,
     ) -> Result<Self, StoreError> {
-        Self::open_with(path, options, memory_bytes, WriteRule::OPEN)
+        Self::open_with(path, options, size.into(), WriteRule::OPEN)
     }
 
     /// Like [`Index::open`]; `rule` decides when files are written.
     fn open_with(
         path: &Path,
         options: StoreOptions,
-        memory_bytes: usize,
+        size: SetCacheSize,
         rule: WriteRule,
     ) -> Result<Self, StoreError> {
         let private = options.private_kinds.clone();
@@ -117,17 +122,21 @@ impl Index {
             let files = IndexFiles::beside(store.path());
             Ok((Arc::new(store), files))
         };
-        Self::on_files(memory_bytes, &private, rule, open)
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        Self::on_files((folder, size), &private, rule, open)
     }
 
-    /// The sets over a store, kept in files.
+    /// The sets over a store, kept in files; those of other filters in the given folder.
     fn on_files<S: EventStore + MarkedStore + 'static>(
-        memory_bytes: usize,
+        (folder, size): (&Path, SetCacheSize),
         private: &PrivateKinds,
         rule: WriteRule,
         open: impl FnOnce(KeptOnFiles) -> Result<(Arc<S>, IndexFiles), StoreError>,
     ) -> Result<Self, StoreError> {
-        let catalog = Arc::new(Catalog::new(memory_bytes, private));
+        let files = SetFiles::new(folder.to_owned(), size.file_bytes);
+        let catalog = Catalog::new(size.memory_bytes, private).with_files(files);
+        let catalog = Arc::new(catalog);
         let (changes, signal) = (CommitFeed::new(), Arc::<Signal>::default());
         let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
         let (store, files) = open(KeptOnFiles { heard, rule, signal: Arc::clone(&signal) })?;
@@ -150,11 +159,11 @@ impl Index {
     /// Those of `open`.
     pub fn over_files<S: EventStore + MarkedStore + 'static>(
         folder: &Path,
-        memory_bytes: usize,
+        size: impl Into<SetCacheSize>,
         private: &PrivateKinds,
         open: impl FnOnce(Box<dyn Listener>) -> Result<Arc<S>, StoreError>,
     ) -> Result<Self, StoreError> {
-        Self::on_files(memory_bytes, private, WriteRule::OPEN, |heard| {
+        Self::on_files((folder, size.into()), private, WriteRule::OPEN, |heard| {
             Ok((open(Box::new(heard))?, IndexFiles::in_folder(folder)))
         })
     }

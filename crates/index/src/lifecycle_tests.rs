@@ -52,7 +52,7 @@ fn open_by(clock: &ManualClock, path: &Path, private_kinds: &[u16], least: usize
         match Index::open_with(
             path,
             options.clone(),
-            1 << 20,
+            SetCacheSize::memory(1 << 20),
             WriteRule { least, part: 16, ..WriteRule::OPEN },
         ) {
             Err(StoreError::InUse { .. }) if began.elapsed() < PATIENCE => {

@@ -1,13 +1,23 @@
 //! The catalog's reads from the store: the items of a set, at most as many as are wanted.
 
+use super::item_set::ItemSet;
 use super::tree::Tree;
-use negsync_reconcile::Item;
+use negsync_reconcile::{Item, RangeSet};
 use negsync_store::{EventSource, Filter, SourceSnapshot, StoreError, View};
 use std::cmp::Reverse;
 use std::ops::ControlFlow;
 
 /// Items that are collected before duplicates and surplus items are removed.
 const TIDY_ITEMS: usize = 1_024;
+
+/// Events of a part of a large scan: one in this many of the items that memory is provided for. Two
+/// parts are in memory at a time, and the events of a part match other filters, too.
+const SCAN_PARTS: usize = 8;
+const LEAST_PART: usize = 1_024;
+const MOST_PART: usize = 524_288;
+/// A part may have this many times as many items: events of one second are not parted, and private
+/// events are not counted.
+const MOST_OF_PART: usize = 2;
 
 /// The union of the views, or `None` if it has more than `limit` items. It is scanned for the
 /// session in one snapshot, because kept sets could be a commit apart.
@@ -143,19 +153,90 @@ pub(super) fn scan_to_tree(
     let Some(middle) = source.middle_second()?.filter(|middle| *middle > 0) else {
         return Ok(scan(source, filter, most)?.map(Tree::from_unsorted));
     };
-    let older = Filter { until: Some(middle - 1), ..filter.clone() };
-    let newer = Filter { since: Some(middle), ..filter.clone() };
+    let [older, newer] = scan_both(source, &cut(filter, middle), most)?;
+    let halves = older.zip(newer).filter(|(older, newer)| older.len() + newer.len() <= most);
+    Ok(halves.map(|(older, newer)| Tree::from_parts([older, newer])))
+}
+
+/// The part of a filter before a second, which is not 0, and the rest.
+fn cut(filter: &Filter, second: u64) -> [Filter; 2] {
+    let older = Filter { until: Some(second - 1), ..filter.clone() };
+    [older, Filter { since: Some(second), ..filter.clone() }]
+}
+
+/// The items of two filters, of each `None` if there are more than `most`; on two threads if a
+/// second one is available.
+fn scan_both(
+    source: &dyn EventSource,
+    [one, other]: &[Filter; 2],
+    most: usize,
+) -> Result<[Option<Vec<Item>>; 2], StoreError> {
     std::thread::scope(|scope| {
-        let scan_newer = || scan(source, &newer, most);
-        let thread = std::thread::Builder::new().spawn_scoped(scope, scan_newer);
-        let older = scan(source, &older, most)?;
-        let newer = match thread {
+        let scan_other = || scan(source, other, most);
+        let thread = std::thread::Builder::new().spawn_scoped(scope, scan_other);
+        let one = scan(source, one, most)?;
+        let other = match thread {
             Ok(thread) => thread.join().unwrap_or(Err(StoreError::Closed))?,
-            Err(_) => scan_newer()?,
+            Err(_) => scan_other()?,
         };
-        let halves = older.zip(newer).filter(|(older, newer)| older.len() + newer.len() <= most);
-        Ok(halves.map(|(older, newer)| Tree::from_parts([older, newer])))
+        Ok([one, other])
     })
+}
+
+/// The parts in which a large set is scanned.
+pub(super) struct Parts {
+    /// The seconds at which they are cut, ascending.
+    seconds: Vec<u64>,
+    /// Maximum number of items of a part.
+    most: usize,
+}
+
+impl Parts {
+    /// Parts of about as many events of `all`, for a memory of `items`.
+    pub(super) fn of(all: &ItemSet, items: usize) -> Self {
+        let events = (items / SCAN_PARTS).clamp(LEAST_PART, MOST_PART);
+        let ranks = (events..all.len()).step_by(events);
+        let mut seconds: Vec<u64> =
+            ranks.filter_map(|rank| Some(all.item(rank)?.created_at)).collect();
+        seconds.dedup();
+        Self { seconds, most: MOST_OF_PART * events }
+    }
+}
+
+/// Gives `take` the items of a filter without times in order, part by part. Two parts are in memory
+/// at a time. As with [`scan_to_tree`], each part sees another state of the store. Returns whether
+/// all items were given: not if a part has too many, or if `take` breaks off.
+pub(super) fn scan_in_parts(
+    source: &dyn EventSource,
+    filter: &Filter,
+    Parts { seconds, most }: &Parts,
+    take: &mut dyn FnMut(Vec<Item>) -> ControlFlow<()>,
+) -> Result<bool, StoreError> {
+    let mut parts = Vec::new();
+    let mut rest = filter.clone();
+    for second in seconds.iter().filter(|second| **second > 0) {
+        let [older, newer] = cut(&rest, *second);
+        parts.push(older);
+        rest = newer;
+    }
+    parts.push(rest);
+    for pair in parts.chunks(2) {
+        let scanned = match pair {
+            [one, other] => scan_both(source, &[one.clone(), other.clone()], *most)?.into(),
+            _ => {
+                pair.iter().map(|part| scan(source, part, *most)).collect::<Result<Vec<_>, _>>()?
+            }
+        };
+        for part in scanned {
+            let Some(mut items) = part else { return Ok(false) };
+            items.sort_unstable();
+            items.dedup();
+            if take(items).is_break() {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -16,6 +16,36 @@ const BYTES_AN_ITEM: usize = 44;
 /// Recorded items that are applied under the lock.
 const FEW_NOTED: usize = 512;
 
+/// The room for the kept sets of filters, besides the set of all events.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct SetCacheSize {
+    /// Maximum memory of the sets together, in bytes.
+    pub memory_bytes: usize,
+    /// Maximum bytes of the files of sets that are too large for this memory; 0 for none.
+    pub file_bytes: u64,
+}
+
+impl SetCacheSize {
+    /// Sets in memory alone, of this many bytes together.
+    #[must_use]
+    pub fn memory(memory_bytes: usize) -> Self {
+        Self { memory_bytes, file_bytes: 0 }
+    }
+
+    /// With files of this many bytes together, for sets that are too large for the memory.
+    #[must_use]
+    pub fn files(self, file_bytes: u64) -> Self {
+        Self { file_bytes, ..self }
+    }
+}
+
+impl From<usize> for SetCacheSize {
+    fn from(memory_bytes: usize) -> Self {
+        Self::memory(memory_bytes)
+    }
+}
+
 /// The contents of the catalog at one time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -33,6 +63,9 @@ pub struct Statistics {
     pub kept_sets: usize,
     /// Their maximum memory, in bytes.
     pub kept_bytes: usize,
+    /// The bytes of the files of those that are too large for memory, and of such sets that only
+    /// sessions hold.
+    pub kept_file_bytes: u64,
 }
 
 /// All kept sets, by filter without times and limit.
@@ -109,7 +142,12 @@ impl SetCache {
         Some(Claim { kept: self, content, begun: state.begun })
     }
 
-    /// Maximum number of items of a set that is kept.
+    /// Whether any sets are kept besides the resident ones.
+    pub(super) fn keeps_some(&self) -> bool {
+        self.memory_bytes > 0
+    }
+
+    /// Maximum number of items of a set that is kept in memory.
     pub(super) fn most_items(&self, content: &Filter) -> usize {
         let is_resident = self.resident.contains(content);
         if is_resident { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM }
@@ -288,31 +326,36 @@ impl SetCache {
 
     /// Drops the least recently used sets until the others fit.
     fn evict(&self, state: &mut CacheState) {
-        loop {
-            let kept = state.sets.iter().filter_map(|(filter, entry)| match entry {
-                CacheEntry::Kept { set, last_use, .. } if !self.resident.contains(filter) => {
-                    Some((*last_use, set.memory_bytes(), filter))
-                }
-                _ => None,
-            });
-            let mut total = 0;
-            let mut oldest: Option<(u64, &Filter)> = None;
-            for (last_use, bytes, filter) in kept {
-                total += bytes;
-                if oldest.is_none_or(|(use_then, _)| last_use < use_then) {
-                    oldest = Some((last_use, filter));
-                }
-            }
-            match oldest {
-                Some((_, filter)) if total > self.memory_bytes => {
-                    let filter = filter.clone();
-                    if let Some(CacheEntry::Kept { set, .. }) = state.sets.remove(&filter) {
-                        set.charge_all();
-                    }
-                }
-                _ => return,
-            }
+        while self.others(state).map(|(_, set, _)| set.memory_bytes()).sum::<usize>()
+            > self.memory_bytes
+        {
+            let oldest = self.others(state).min_by_key(|(_, _, last_use)| *last_use);
+            let Some(oldest) = oldest.map(|(filter, ..)| filter.clone()) else { return };
+            state.drop_kept(&oldest);
         }
+    }
+
+    /// Drops the least recently used set whose file nobody else uses. Returns whether there was one.
+    pub(super) fn evict_file(&self) -> bool {
+        let mut state = self.lock();
+        let on_files = self.others(&state).filter(|(_, set, _)| set.alone_has_file());
+        let oldest = on_files.min_by_key(|(_, _, last_use)| *last_use);
+        let oldest = oldest.map(|(filter, ..)| filter.clone());
+        oldest.iter().for_each(|filter| state.drop_kept(filter));
+        oldest.is_some()
+    }
+
+    /// The kept sets that may be evicted, with their last uses.
+    fn others<'state>(
+        &'state self,
+        state: &'state CacheState,
+    ) -> impl Iterator<Item = (&'state Filter, &'state ItemSet, u64)> {
+        state.sets.iter().filter_map(|(filter, entry)| match entry {
+            CacheEntry::Kept { set, last_use, .. } if !self.resident.contains(filter) => {
+                Some((filter, set.as_ref(), *last_use))
+            }
+            _ => None,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, CacheState> {
@@ -328,8 +371,18 @@ impl CacheState {
         }
     }
 
-    /// The kept set. Counts as a use.
+    /// Drops a set; its memory counts as that of its sessions from now on.
+    fn drop_kept(&mut self, filter: &Filter) {
+        if let Some(CacheEntry::Kept { set, .. }) = self.sets.remove(filter) {
+            set.charge_all();
+        }
+    }
+
+    /// The kept set. Counts as a use. A set whose own file can no longer be read is dropped.
     fn used(&mut self, content: &Filter) -> Option<ItemSet> {
+        if self.set(content).is_some_and(|set| set.has_own_file() && !set.is_readable()) {
+            self.drop_kept(content);
+        }
         match self.sets.get_mut(content)? {
             CacheEntry::Kept { set, last_use, .. } => {
                 self.uses += 1;

@@ -1,11 +1,11 @@
 //! After any writes, every set of the index equals a new scan of the store.
 
-use negsync_index::{Catalog, Index};
+use negsync_index::{Catalog, Index, SetCacheSize};
 use negsync_reconcile::Item;
 use negsync_reconcile::RangeSet;
 use negsync_store::{
     Clock, Deadline, Event, EventSource, Filter, ManualClock, PrivateKinds, SourceSnapshot,
-    StoreError, StoreOptions, Synchronous, VerifiedEvent, Work,
+    StoreError, StoreOptions, Synchronous, VerifiedEvent, Viewer, Work,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Enough for the sets of broad filters to be costly, and so kept.
 const FIRST_EVENTS: usize = 12_000;
@@ -84,13 +85,13 @@ impl Writer {
     }
 }
 
-fn open(path: &Path, memory_bytes: usize) -> Index {
-    open_with(path, memory_bytes, &[], &ManualClock::at(NOW))
+fn open(path: &Path, size: impl Into<SetCacheSize>) -> Index {
+    open_with(path, size, &[], &ManualClock::at(NOW))
 }
 
 fn open_with(
     path: &Path,
-    memory_bytes: usize,
+    size: impl Into<SetCacheSize>,
     private_kinds: &[u16],
     clock: &ManualClock,
 ) -> Index {
@@ -100,7 +101,7 @@ fn open_with(
         .readers(4)
         .private_kinds(private_kinds)
         .clock(Clock::from(clock));
-    Index::open(path, options, memory_bytes).unwrap()
+    Index::open(path, options, size).unwrap()
 }
 
 /// The set of the index.
@@ -138,15 +139,18 @@ fn check(index: &Index, filter: &Filter, seed: u64) {
 
 #[test]
 fn every_set_equals_a_fresh_scan_after_any_writes() {
-    for seed in 0..4 {
+    for seed in 0..8 {
         let dir = tempfile::tempdir().unwrap();
-        // In half of the runs there is room for one or two kept sets, and others are evicted.
-        let memory_bytes = if seed % 2 == 0 { 64 << 20 } else { 500_000 };
+        // There is room for all kept sets, for one or two, for the small ones and one or two in
+        // files, or for the small ones alone.
+        let little = SetCacheSize::memory(200_000);
+        let sizes = [(64 << 20).into(), 500_000.into(), little.files(700_000), little];
+        let size = sizes[(seed as usize + seed as usize / 4) % 4];
         // The operator sees the same, whichever kinds are private.
         let private_kinds: [&[u16]; 4] = [&[], &[7], &[1], &[7, 9, 30_000]];
         let path = dir.path().join("store.sqlite");
         let mut writer = Writer::new(seed);
-        let index = open_with(&path, memory_bytes, private_kinds[seed as usize], &writer.clock);
+        let index = open_with(&path, size, private_kinds[seed as usize % 4], &writer.clock);
         let filters = FILTERS.map(|text| Filter::parse(text).unwrap());
         let first = (0..FIRST_EVENTS).map(|_| writer.event()).collect();
         index.store().publish(first).unwrap();
@@ -166,23 +170,69 @@ fn every_set_equals_a_fresh_scan_after_any_writes() {
 #[test]
 fn sets_that_are_built_while_events_are_written_are_whole() {
     let seed = 77;
-    let dir = tempfile::tempdir().unwrap();
-    let index = open(&dir.path().join("store.sqlite"), 64 << 20);
-    let mut writer = Writer::new(seed);
-    let first = (0..FIRST_EVENTS).map(|_| writer.event()).collect();
-    index.store().publish(first).unwrap();
-    let filters = FILTERS.map(|text| Filter::parse(text).unwrap());
-    std::thread::scope(|scope| {
-        for filter in &filters {
-            for _ in 0..2 {
-                scope.spawn(|| given(&index, filter));
+    for size in [SetCacheSize::memory(64 << 20), SetCacheSize::memory(200_000).files(1 << 20)] {
+        let dir = tempfile::tempdir().unwrap();
+        let index = open(&dir.path().join("store.sqlite"), size);
+        let mut writer = Writer::new(seed);
+        let first = (0..FIRST_EVENTS).map(|_| writer.event()).collect();
+        index.store().publish(first).unwrap();
+        let filters = FILTERS.map(|text| Filter::parse(text).unwrap());
+        std::thread::scope(|scope| {
+            for filter in &filters {
+                for _ in 0..2 {
+                    scope.spawn(|| given(&index, filter));
+                }
             }
-        }
-        for _ in 0..40 {
-            index.store().publish((0..50).map(|_| writer.event()).collect()).unwrap();
-        }
-    });
-    filters.iter().for_each(|filter| check(&index, filter, seed));
+            for _ in 0..40 {
+                index.store().publish((0..50).map(|_| writer.event()).collect()).unwrap();
+            }
+        });
+        filters.iter().for_each(|filter| check(&index, filter, seed));
+    }
+}
+
+/// Each session over such a set scanned for it, and held it in memory.
+#[test]
+fn a_set_that_is_too_large_for_memory_is_built_once_and_kept_in_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let size = SetCacheSize::memory(200_000).files(500_000);
+    let index = open(&dir.path().join("store.sqlite"), size);
+    let mut writer = Writer::new(8);
+    let event = |at: u64| match at % 2 {
+        0 => writer.make(1, at / 2, 1, "[]".into()),
+        _ => writer.make(2, at / 2, 7, "[]".into()),
+    };
+    let events = (0..18_000).map(event).collect();
+    index.store().publish(events).unwrap();
+    let snapshot = |text| index.snapshot(&[Filter::parse(text).unwrap()], usize::MAX).unwrap();
+    let builds = || index.sets().metrics().build_s.count();
+    assert_eq!(snapshot("{}").len(), 18_000);
+    let before = builds();
+
+    let held = snapshot(r#"{"kinds":[1]}"#);
+    assert_eq!(held.len(), 9_000);
+    assert_eq!(snapshot(r#"{"kinds":[1],"since":3000}"#).len(), 6_000);
+    index.store().publish(vec![writer.make(3, 10_000, 1, "[]".into())]).unwrap();
+    assert_eq!(snapshot(r#"{"kinds":[1]}"#).len(), 9_001);
+    assert_eq!(builds(), before + 1);
+    let now = index.sets().statistics();
+    assert_eq!((now.kept_sets, now.kept_file_bytes), (1, 9_000 * 41));
+    assert_eq!(index.sets().session_bytes(), 0);
+
+    // A session holds the room of the file, so that there is none for a second one.
+    assert_eq!(snapshot(r#"{"kinds":[7,8]}"#).len(), 9_000);
+    let now = index.sets().statistics();
+    assert_eq!((now.kept_sets, now.kept_file_bytes), (1, 9_000 * 41));
+    assert_eq!(held.len(), 9_000);
+    drop(held);
+    assert_eq!(snapshot(r#"{"kinds":[7]}"#).len(), 9_000);
+    let kept =
+        |text| index.sets().kept_for(&Viewer::default(), &[Filter::parse(text).unwrap()], 9_999);
+    assert!(kept(r#"{"kinds":[7]}"#).unwrap().is_some());
+    assert!(kept(r#"{"kinds":[1]}"#).unwrap().is_none());
+    // Files have no names.
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|it| it.unwrap().file_name());
+    assert!(names.into_iter().all(|name| name.to_string_lossy().starts_with("store.sqlite")));
 }
 
 #[test]
@@ -272,4 +322,93 @@ fn an_index_that_could_not_be_loaded_is_whole_once_the_disk_can_be_read_again() 
     // Cached: the disk is not read again.
     assert!(catalog.statistics().is_loaded && catalog.contains(&Item::new(2, [2; 32])));
     assert_eq!(catalog.snapshot(&disk(true), &all, 10).unwrap().len(), 3);
+}
+
+/// As many items as asked for, one a second, that match every filter. Counts those it visits.
+#[derive(Clone)]
+struct Counted {
+    items: u64,
+    visited: Arc<AtomicUsize>,
+    deadline: Deadline,
+    clock: Clock,
+}
+
+impl EventSource for Counted {
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
+        Arc::new(Self { deadline, ..self.clone() })
+    }
+
+    fn deadline(&self) -> &Deadline {
+        &self.deadline
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    fn catch_up(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        work(self)
+    }
+
+    fn read_at_commit(
+        &self,
+        beside: &mut dyn FnMut(),
+        work: &mut Work<'_>,
+    ) -> Result<(), StoreError> {
+        beside();
+        work(self)
+    }
+
+    fn events(&self, _: &[[u8; 32]], _: &mut dyn FnMut(&Item, &str)) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl SourceSnapshot for Counted {
+    fn items(
+        &self,
+        filter: &Filter,
+        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let _ = (filter.since.unwrap_or(0)..self.items).try_for_each(|at| {
+            self.visited.fetch_add(1, Ordering::Relaxed);
+            visit(Item::new(at, [7; 32]))
+        });
+        Ok(())
+    }
+}
+
+/// A session over a part of such a set scanned for the whole set each time.
+#[test]
+fn a_set_that_cannot_be_kept_is_scanned_for_once_in_ten_minutes() {
+    let clock = ManualClock::at(NOW);
+    let visited = Arc::<AtomicUsize>::default();
+    let deadline = Deadline::default();
+    let source = Counted {
+        items: 20_000,
+        visited: Arc::clone(&visited),
+        deadline,
+        clock: Clock::from(&clock),
+    };
+    let catalog = Catalog::new(200_000, &PrivateKinds::default());
+    catalog.load(&source).unwrap();
+    let filter = Filter::parse(r#"{"kinds":[1],"since":12000}"#).unwrap();
+    let cost = || {
+        let before = visited.load(Ordering::Relaxed);
+        let set = catalog.snapshot(&source, std::slice::from_ref(&filter), 10_000).unwrap();
+        assert_eq!(set.len(), 8_000);
+        visited.load(Ordering::Relaxed) - before
+    };
+    let first = cost();
+    // More than the 5,000 of a cheap set, and then the set itself.
+    assert_eq!(cost(), 5_001 + 8_000);
+    clock.advance(599);
+    assert_eq!(cost(), 5_001 + 8_000);
+    clock.advance(1);
+    assert_eq!(cost(), first);
+    assert!(first > 5_001 + 8_000);
 }

@@ -222,7 +222,9 @@ impl Checkpointer {
             let left = checkpoint(writer, "PASSIVE", &self.mender.doubt);
             self.is_rescued = left == Some(0);
             if self.is_rescued {
-                tracing::info!("what the lost write-ahead log held is in the store");
+                tracing::info!(
+                    "write-ahead log removed by another program: what it held is in the store"
+                );
             }
         }
     }

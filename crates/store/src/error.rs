@@ -102,8 +102,8 @@ pub enum StoreError {
     NotWritten(String),
     /// A part of the write-ahead log is lost; nothing in that part was acknowledged.
     #[error(
-        "{0}; end all programs that have the store open and start again: what was acknowledged \
-        stands before it"
+        "write-ahead log lost in part: {0}. Nothing acknowledged is lost. Hint: stop all programs that \
+        have the store open, then start again"
     )]
     LogDamaged(String),
     /// A file of the open store was changed or moved by another program.
@@ -139,6 +139,17 @@ pub enum StoreError {
         /// The file in the place of its store.
         path: PathBuf,
     },
+    /// A rollback journal exists beside a store, which does not use one.
+    #[error("{journal} is a rollback journal, which the store {path} does not use: SQLite would change the \
+        store by it. Move it to its database. If another program has changed the journal mode of this \
+        store, open the store with that program once. Nothing was changed",
+        journal = journal.display(), path = path.display())]
+    ForeignJournal {
+        /// The journal.
+        journal: PathBuf,
+        /// The store.
+        path: PathBuf,
+    },
     /// SQLite failed.
     #[error("the store: {0}")]
     Sqlite(#[source] SqliteError),
@@ -154,7 +165,7 @@ pub enum StoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The engine does not support the operation.
-    #[error("{what} cannot be had over this store; {instead}")]
+    #[error("{what} is not supported by this store; {instead}")]
     Unsupported {
         /// The requested operation.
         what: &'static str,
@@ -239,6 +250,17 @@ impl StoreError {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::OperationInterrupted) => Self::Interrupted,
             _ => Self::Sqlite(SqliteError(error)),
+        }
+    }
+
+    /// Whether the store's file is damaged: it is not what SQLite wrote.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Sqlite(source) | Self::Damaged { source, .. } => {
+                sqlite_error::is_damage(&source.0) || sqlite_error::is_damaged_row(&source.0)
+            }
+            _ => false,
         }
     }
 

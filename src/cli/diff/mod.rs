@@ -148,7 +148,7 @@ fn sentence(found: &Diff) -> String {
     );
     let url = &found.url;
     if let Some(error) = &found.error {
-        return format!("{url}: it could not be found out what differs: {error}; {cost}");
+        return format!("{url}: comparison failed: {error}; {cost}");
     }
     let unseen = unseen(found.unreadable, &found.not_compared, found.kept_since);
     if found.equal {

@@ -38,7 +38,7 @@ impl Requests {
         }
         let until = event.item().created_at.saturating_add(MOST_AGE_S);
         match used.insert(event.item().id, until) {
-            Some(_) => Err("the event was used before; sign each request anew"),
+            Some(_) => Err("the event was used before; sign a new one for each request"),
             None => Ok(()),
         }
     }

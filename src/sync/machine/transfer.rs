@@ -133,7 +133,7 @@ impl Machine {
     pub(super) fn needless(&mut self, events: u32) {
         self.on.needless = self.on.needless.saturating_add(events);
         if self.on.needless > MOST_NEEDLESS {
-            self.leave(Loss::Gone("the peer sends what nobody asked for".to_owned()));
+            self.leave(Loss::Gone("the peer sends events that were not requested".to_owned()));
         }
     }
 

@@ -91,6 +91,16 @@ impl ItemSet {
         self.file.is_some()
     }
 
+    /// Whether its file belongs to it alone: the file of a kept set that is too large for memory.
+    pub(super) fn has_own_file(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.has_share())
+    }
+
+    /// Whether dropping this set frees such a file.
+    pub(super) fn alone_has_file(&self) -> bool {
+        self.has_own_file() && self.file.as_ref().is_some_and(|file| Arc::strong_count(file) == 1)
+    }
+
     /// An upper estimate of its heap memory in bytes, including parts shared with snapshots.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {

@@ -77,7 +77,7 @@ impl IndexEntry {
         out.extend_from_slice(&self.digest);
     }
 
-    fn read(bytes: &[u8]) -> Self {
+    pub(super) fn read(bytes: &[u8]) -> Self {
         let mut fields = Fields(bytes);
         let first = from_bytes(&fields.take());
         let sum_below = Sum::of(&fields.take());

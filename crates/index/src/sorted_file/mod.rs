@@ -16,7 +16,8 @@ mod tests;
 pub use layout::FileIdentity;
 pub use write::{FileWriter, WriteError};
 
-use block_cache::{Block, BlockCache};
+use crate::disk_share::DiskShare;
+use block_cache::{Block, BlockCache, SLOTS};
 use layout::{BLOCK_BYTES, BLOCK_ITEMS, ITEM_BYTES, ItemBytes, from_bytes, to_bytes};
 use negsync_reconcile::Item;
 use negsync_reconcile::{Bound, RangePosition, RangeSet, Sum};
@@ -26,6 +27,9 @@ use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Blocks of a kept set's file for each that it may cache.
+const SLOT_BLOCKS: usize = 8;
 
 /// Why a file is not used. The set is then rebuilt from the store.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +71,8 @@ pub struct SortedFile {
     blocks: Vec<BlockStart>,
     cache: BlockCache,
     has_failed: AtomicBool,
+    /// Its share of the disk for the files of kept sets, if it is one of them.
+    share: Option<DiskShare>,
 }
 
 /// The facts about a block that are in memory.
@@ -93,17 +99,30 @@ impl SortedFile {
             return Err(IndexFileError::Foreign);
         }
         verify::blocks(&file, trailer.count, &index)?;
-        let mut set = Self {
-            file,
-            count: trailer.count,
-            sum: trailer.sum,
-            last: None,
-            blocks: index.iter().map(|entry| entry.start).collect(),
-            cache: BlockCache::default(),
-            has_failed: AtomicBool::new(false),
-        };
-        set.last = set.count.checked_sub(1).and_then(|last| set.item(last));
+        let blocks = index.iter().map(|entry| entry.start).collect();
+        let set = Self::of(file, trailer.count, trailer.sum, blocks, None);
         if set.is_readable() { Ok(set) } else { Err(IndexFileError::Damaged("it changes")) }
+    }
+
+    /// The set in `file`, whose blocks are known.
+    fn of(
+        file: File,
+        count: usize,
+        sum: Sum,
+        blocks: Vec<BlockStart>,
+        share: Option<DiskShare>,
+    ) -> Self {
+        // A kept set counts with the memory that it may take.
+        let slots = if share.is_some() { SLOTS.min(blocks.len() / SLOT_BLOCKS) } else { SLOTS };
+        let (cache, has_failed) = (BlockCache::new(slots), AtomicBool::new(false));
+        let mut set = Self { file, count, sum, last: None, blocks, cache, has_failed, share };
+        set.last = count.checked_sub(1).and_then(|last| set.item(last));
+        set
+    }
+
+    /// Whether it is one of the bounded files of kept sets.
+    pub(super) fn has_share(&self) -> bool {
+        self.share.is_some()
     }
 
     /// Whether all reads since the file was opened succeeded. After a failed read answers may be

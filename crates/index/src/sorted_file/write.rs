@@ -1,9 +1,10 @@
 //! Writes a file item by item. The file gets its name only when it is complete.
 
-use super::BlockStart;
 use super::layout::{
     BLOCK_BYTES, BLOCK_ITEMS, ENTRY_BYTES, FileIdentity, IndexEntry, Trailer, to_bytes,
 };
+use super::{BlockStart, SortedFile};
+use crate::disk_share::DiskShare;
 use negsync_reconcile::Item;
 use negsync_reconcile::Sum;
 use sha2::{Digest, Sha256};
@@ -32,7 +33,7 @@ pub enum WriteError {
 /// is removed.
 pub struct FileWriter {
     file: File,
-    // The temporary path; `None` once the file is finished.
+    // The temporary path; `None` once the file is finished, or if it has no name.
     partial: Option<PathBuf>,
     path: PathBuf,
     block: Vec<u8>,
@@ -67,10 +68,17 @@ impl FileWriter {
         }
         let mut options = OpenOptions::new();
         let file = options.write(true).create_new(true).mode(0o600).open(&partial)?;
-        Ok(Self {
+        let mut writer = Self::unnamed(file);
+        (writer.partial, writer.path) = (Some(partial), path.to_owned());
+        Ok(writer)
+    }
+
+    /// Begins a file that has no name and is read by this process alone.
+    pub(crate) fn unnamed(file: File) -> Self {
+        Self {
             file,
-            partial: Some(partial),
-            path: path.to_owned(),
+            partial: None,
+            path: PathBuf::new(),
             block: Vec::with_capacity(BLOCK_BYTES),
             first: None,
             last: None,
@@ -78,7 +86,7 @@ impl FileWriter {
             sum: Sum::ZERO,
             count: 0,
             index: Vec::new(),
-        })
+        }
     }
 
     /// Writes the next item, which must be greater than the one before.
@@ -113,6 +121,18 @@ impl FileWriter {
             self.file.sync_data()?;
         }
         Ok(())
+    }
+
+    /// The set of an unnamed file, with its share of the disk.
+    ///
+    /// # Errors
+    /// When the system fails to write.
+    pub(crate) fn finish_unnamed(mut self, share: DiskShare) -> io::Result<SortedFile> {
+        self.end_block()?;
+        let file = self.file.try_clone()?;
+        let blocks =
+            self.index.chunks_exact(ENTRY_BYTES).map(|entry| IndexEntry::read(entry).start);
+        Ok(SortedFile::of(file, self.count, self.sum, blocks.collect(), Some(share)))
     }
 
     /// Makes the file durable and gives it its name.

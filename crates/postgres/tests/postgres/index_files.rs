@@ -6,7 +6,7 @@ use negsync_index::Index;
 use negsync_nostr::VerifiedEvent;
 use negsync_postgres::{Address, PostgresStore};
 use negsync_reconcile::{Item, RangeSet};
-use negsync_store::{Filter, PrivateKinds, Selection, StoreOptions};
+use negsync_store::{Filter, PrivateKinds, Selection, StoreError, StoreOptions};
 use negsync_testserver::{self as server, TestServer};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -17,11 +17,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const EVENTS: usize = 17_000;
 const PRIVATE: u16 = 1_059;
 
-fn open_private(url: &str, folder: &Path, private: PrivateKinds) -> Index {
+fn try_open(url: &str, folder: &Path, private: PrivateKinds) -> Result<Index, StoreError> {
     let address = Address::parse(url).unwrap();
     let options = StoreOptions::default().private_kinds(private.clone());
     let open = |listener| Ok(PostgresStore::open_unread(&address, options, listener)?.into());
-    Index::over_files(folder, 1 << 20, &private, open).unwrap()
+    Index::over_files(folder, 1 << 20, &private, open)
+}
+
+fn open_private(url: &str, folder: &Path, private: PrivateKinds) -> Index {
+    try_open(url, folder, private).unwrap()
 }
 
 fn open(url: &str, folder: &Path) -> Index {
@@ -269,4 +273,46 @@ fn while_a_node_starts_from_files_what_others_commit_is_in_its_sets() {
         drop(index);
     }
     other.close();
+}
+
+/// The files have commits that the replica lacks: their tail was lost with the primary.
+#[test]
+fn a_node_that_starts_while_a_replica_is_promoted_holds_what_that_has() {
+    let Some(mut primary) = TestServer::start_own(&[]) else { return };
+    let mut rng = StdRng::seed_from_u64(7);
+    let mut replica = primary.server().replica();
+    let url = primary.url_with(&replica);
+    let folder = tempfile::tempdir().unwrap();
+    let (index, _) = started(&url, folder.path());
+    store(&index, &notes(&mut rng, EVENTS));
+    let here = "SELECT 1 / CASE WHEN pg_current_wal_lsn() <= replay_lsn THEN 1 ELSE 0 END \
+        FROM pg_stat_replication";
+    while server::run(&url, here).is_err() {}
+    replica.kill();
+    store(&index, &notes(&mut rng, 100));
+    index.close();
+    assert_eq!(files(folder.path()).len(), 2);
+    primary.server().kill();
+
+    let index = std::thread::scope(|scope| {
+        // Fails until a server takes commits.
+        let opening = scope.spawn(|| {
+            loop {
+                let opened = try_open(&url, folder.path(), PrivateKinds::new([PRIVATE]));
+                if let Ok(index) = opened {
+                    return index;
+                }
+            }
+        });
+        replica.start();
+        replica.promote();
+        opening.join().unwrap()
+    });
+    assert_eq!(held(&index).len(), EVENTS);
+    assert!(held(&index) == stored(&url));
+    assert_eq!(index.sets().statistics().since_files, EVENTS, "made anew");
+    index.close();
+    let (index, read) = started(&url, folder.path());
+    assert_eq!(read, 0, "of the files that were written since");
+    index.close();
 }
