@@ -86,7 +86,11 @@ pub(crate) fn may_sync_public(config: &AuthConfig, viewer: &Viewer) -> Result<()
     Err(refusal(viewer, "only listed keys may reconcile here"))
 }
 
-fn may_do_anything(config: &AuthConfig, viewer: &Viewer) -> Result<(), String> {
+/// Checks that the client may be served at all. A reload can withdraw this while it is connected.
+///
+/// # Errors
+/// The refusal, with its prefix.
+pub(super) fn may_do_anything(config: &AuthConfig, viewer: &Viewer) -> Result<(), String> {
     if config.required && viewer.keys().is_empty() {
         return Err(Prefix::AuthRequired.before("this relay serves clients that show who they are"));
     }

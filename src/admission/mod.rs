@@ -242,6 +242,23 @@ impl Admission {
         access::may_sync(&self.config().auth, viewer, filters)?;
         self.hooks.may_read(viewer, filters)
     }
+
+    /// Checks that a client may still receive live events: a reload may have changed `auth.required`.
+    ///
+    /// # Errors
+    /// The refusal, with its prefix.
+    pub(crate) fn may_stay_subscribed(&self, viewer: &Viewer) -> Result<(), String> {
+        access::may_do_anything(&self.config().auth, viewer)
+    }
+
+    /// Checks that a client may continue its NEG sessions: a reload may have changed `auth.required`
+    /// or `auth.sync_keys`.
+    ///
+    /// # Errors
+    /// The refusal, with its prefix.
+    pub(crate) fn may_continue_sync(&self, viewer: &Viewer) -> Result<(), String> {
+        access::may_sync_public(&self.config().auth, viewer)
+    }
 }
 
 fn check(

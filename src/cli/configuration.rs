@@ -31,6 +31,9 @@ enum ConfigCommand {
     Check {
         /// The configuration file; without it the environment alone is checked.
         file: Option<PathBuf>,
+        /// The same, as for the other commands.
+        #[arg(long, value_name = "FILE", conflicts_with = "file")]
+        config: Option<PathBuf>,
     },
     /// Print what is in force, as a file, and where each value comes from.
     Show(ShowArguments),
@@ -49,7 +52,7 @@ struct ShowArguments {
 
 pub(super) fn run(arguments: &ConfigArguments) -> anyhow::Result<ExitCode> {
     match &arguments.command {
-        ConfigCommand::Check { file } => check(file.as_ref()),
+        ConfigCommand::Check { file, config } => check(file.as_ref().or(config.as_ref())),
         ConfigCommand::Show(arguments) => show(arguments),
     }
 }

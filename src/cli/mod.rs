@@ -90,6 +90,9 @@ enum Command {
     #[command(after_help = import::EXAMPLES)]
     Import(import::ImportArguments),
     /// Write the stored events as JSON Lines, oldest first.
+    ///
+    /// Exit code 0: all are written. 2: the store is damaged, and what can be read is written, in any
+    /// order. 1: a wrong command line or store.
     #[command(after_help = export::EXAMPLES)]
     Export(export::ExportArguments),
     /// Print the NEG-OPEN line of a set, to paste into wscat.

@@ -85,7 +85,11 @@ pub struct Config {
     /// Settings of syncs.
     pub sync: SyncConfig,
     /// The peers that the relay keeps in sync with.
-    #[serde(rename = "peer", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        rename = "peer",
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "sync::peers"
+    )]
     pub peers: Vec<PeerConfig>,
     /// Another relay, for `negsync attach`.
     pub attach: AttachConfig,

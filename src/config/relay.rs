@@ -30,6 +30,7 @@ section! {
         pub terms_of_service: String => OnReload,
         /// Host names of the relay for its operator, in addition to addresses, names without a dot
         /// and the host of the relay's URL.
+        #[serde(deserialize_with = "host_names")]
         pub hosts: Vec<String> => OnReload,
         /// NIP-11 `pubkey`; empty leaves it out.
         #[serde(deserialize_with = "public_key")]
@@ -60,6 +61,21 @@ fn web_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Erro
         |text: &str| nostr::Url::parse(text).is_ok_and(|url| url.scheme().starts_with("http"));
     let is_url = text.is_empty() || is_web(&text);
     is_url.then_some(text).ok_or_else(|| D::Error::custom("must be an https:// URL, or empty"))
+}
+
+/// Names that a `Host` header could have, without a port.
+fn host_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    let is_name = |name: &String| {
+        let is_of_name = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
+        !name.is_empty() && name.chars().all(is_of_name)
+    };
+    match names.iter().find(|name| !is_name(name)) {
+        None => Ok(names),
+        Some(other) => Err(D::Error::custom(format!(
+            "{other:?} is not a host name such as relay.lan.example.com, without ws://, port and path"
+        ))),
+    }
 }
 
 fn public_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {

@@ -1,7 +1,7 @@
 //! `[retention]`: which events are kept, and for how long.
 
 use super::section::section;
-use crate::store::{Retention, RetentionRule};
+use crate::store::{KindRange, Retention, RetentionRule};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 section! {
@@ -27,19 +27,52 @@ impl RetentionConfig {
 /// Maximum number of rules.
 const MOST_RULES: usize = 1_000;
 
+/// A rule as the file has it. An empty list of kinds is no rule for all kinds.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleInFile {
+    kinds: Option<Vec<KindRange>>,
+    max_age_s: Option<u64>,
+    max_per_author: Option<u32>,
+}
+
+impl RuleInFile {
+    /// The fault of the rule, if it has one.
+    fn fault(&self) -> Option<&'static str> {
+        let is_reversed =
+            |kinds: &KindRange| matches!(kinds, KindRange::FromTo(first, last) if first > last);
+        if self.max_age_s.is_none() && self.max_per_author.is_none() {
+            return Some("a rule has to say max_age_s, max_per_author, or both");
+        }
+        if self.max_age_s == Some(0) || self.max_per_author == Some(0) {
+            return Some(
+                "a rule that keeps nothing: put refuse-kind lines into the ban list instead",
+            );
+        }
+        match &self.kinds {
+            Some(kinds) if kinds.is_empty() => {
+                Some("kinds: is empty; leave it out for a rule about all kinds except 5 and 62")
+            }
+            Some(kinds) if kinds.iter().any(is_reversed) => {
+                Some("kinds: a range begins with its lower kind, such as [9734, 9735]")
+            }
+            _ => None,
+        }
+    }
+}
+
 fn rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RetentionRule>, D::Error> {
-    let rules = Vec::<RetentionRule>::deserialize(deserializer)?;
+    let rules = Vec::<RuleInFile>::deserialize(deserializer)?;
     if rules.len() > MOST_RULES {
         return Err(D::Error::custom(format!("more than {MOST_RULES} rules")));
     }
-    for rule in &rules {
-        if rule.max_age_s.is_none() && rule.max_per_author.is_none() {
-            return Err(D::Error::custom("a rule has to say max_age_s, max_per_author, or both"));
-        }
-        if rule.max_age_s == Some(0) || rule.max_per_author == Some(0) {
-            let text = "a rule that keeps nothing: put refuse-kind lines into the ban list instead";
-            return Err(D::Error::custom(text));
-        }
+    if let Some(fault) = rules.iter().find_map(RuleInFile::fault) {
+        return Err(D::Error::custom(fault));
     }
-    Ok(rules)
+    let rule = |RuleInFile { kinds, max_age_s, max_per_author }| RetentionRule {
+        kinds: kinds.unwrap_or_default(),
+        max_age_s,
+        max_per_author,
+    };
+    Ok(rules.into_iter().map(rule).collect())
 }

@@ -93,7 +93,7 @@ macro_rules! section {
             use crate::config::section::{Section, in_force, read_type, to_read, value_of};
 
             #[derive(Deserialize)]
-            #[serde(default, deny_unknown_fields)]
+            #[serde(default, deny_unknown_fields, expecting = "a section, such as [relay], with its keys")]
             struct Read {
                 $($(#[$key_attribute])* $key: read_type!($Type $(, $least, $most)?),)*
             }

@@ -5,8 +5,11 @@ use super::section::section;
 use super::{ConfigError, Via};
 use crate::relay_url::RelayUrl;
 use crate::store::DAY_S;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+use std::fmt;
 use std::path::PathBuf;
 
 section! {
@@ -71,6 +74,25 @@ pub struct PeerConfig {
     /// Maximum download rate, in KiB per second; unlimited if `None`.
     #[serde(default, deserialize_with = "read_kib_s", skip_serializing_if = "Option::is_none")]
     pub max_down_kib_s: Option<u64>,
+}
+
+/// Reads the `[[peer]]` sections. `[peer]` is a likely mistake.
+pub(super) fn peers<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PeerConfig>, D::Error> {
+    struct Sections;
+
+    impl<'de> Visitor<'de> for Sections {
+        type Value = Vec<PeerConfig>;
+
+        fn expecting(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+            text.write_str("sections that begin with [[peer]]")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, sections: A) -> Result<Self::Value, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(sections))
+        }
+    }
+
+    from.deserialize_seq(Sections)
 }
 
 impl PeerConfig {

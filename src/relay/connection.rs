@@ -295,7 +295,8 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
             client.outbox.text(answer).await;
         }
         Ok(ClientMessage::NegMsg { id, payload }) => {
-            let answer = neg_sessions.message(id, payload).await;
+            let may = client.relay.admission.may_continue_sync(&client.auth.viewer());
+            let answer = neg_sessions.message(may, id, payload).await;
             client.outbox.text(answer).await;
         }
         Ok(ClientMessage::NegClose(id)) => neg_sessions.close(&id),

@@ -10,9 +10,11 @@ use crate::prefix::Prefix;
 use crate::server::limits::Place;
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
+use std::future::poll_fn;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -116,7 +118,12 @@ impl Sending {
                 wire.flush().await?;
                 return Ok(ControlFlow::Break(()));
             }
-            NextToSend::Live(Ok(live)) => self.pass_on(wire, live).await?,
+            NextToSend::Live(Ok(live)) => {
+                match self.relay.admission.may_stay_subscribed(&self.subscriptions.viewer()) {
+                    Ok(()) => self.pass_on(wire, live).await?,
+                    Err(reason) => self.end_subscriptions(wire, &reason).await?,
+                }
+            }
             NextToSend::Live(Err(TooSlow)) => {
                 wire.text(message::notice(&Prefix::Error.before("you read too slowly"))).await?;
                 wire.close(CloseCode::Policy, "reads too slowly").await?;
@@ -153,6 +160,19 @@ impl Sending {
             Outgoing::Flush => wire.flush().await,
             Outgoing::Close(code, reason) => wire.close(code, reason).await,
         }
+    }
+
+    /// Ends the subscriptions of a client that may not read any more.
+    async fn end_subscriptions<S: Sink<Message, Error = Error> + Unpin>(
+        &self,
+        wire: &mut SendingHalf<'_, S>,
+        reason: &str,
+    ) -> Result<(), Error> {
+        for id in self.subscriptions.end_all() {
+            self.relay.service.metrics.query_refusals.count_prefix(reason);
+            wire.text(message::closed(&id, reason)).await?;
+        }
+        Ok(())
     }
 
     async fn pass_on<S: Sink<Message, Error = Error> + Unpin>(
@@ -227,13 +247,19 @@ async fn within(
     patience: Patience<'_>,
     sending: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Error> {
+    let mut sending = pin!(sending);
+    // Most often the socket takes everything at once, and no timer is needed.
+    let at_once = poll_fn(|context| Poll::Ready(sending.as_mut().poll(context))).await;
+    if let Poll::Ready(sent) = at_once {
+        return sent;
+    }
     let has_stopped = async {
         patience.stopping.cancelled().await;
         tokio::time::sleep(STOP_SEND_TIMEOUT).await;
     };
     tokio::select! {
         biased;
-        sent = sending => return sent,
+        sent = &mut sending => return sent,
         () = tokio::time::sleep(patience.send_timeout) => {}
         () = has_stopped => {}
     }

@@ -19,6 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+/// Maximum length of the head of a request. A longer one is answered with 431.
+const HEAD_BYTES: usize = 64 << 10;
 /// Time for sending a response when serving stops or the connection's time is up.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// When serving stops: time since its acceptance for a connection to send its request. A restart
@@ -125,6 +127,7 @@ async fn serve<R, F, B>(
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(patience)
+        .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), answer)
         .with_upgrades();
     let mut served = std::pin::pin!(served);

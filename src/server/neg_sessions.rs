@@ -262,8 +262,13 @@ impl NegSessions {
         begun.await.unwrap_or_else(|panic| Err(NegOpenError::Failed(panic.to_string())))
     }
 
-    /// NIP-77, Subsequent messages. Returns the answer.
-    pub(crate) async fn message(&mut self, id: String, payload: Vec<u8>) -> String {
+    /// NIP-77, Subsequent messages. Returns the answer; `may` is as in [`NegSessions::open`].
+    pub(crate) async fn message(
+        &mut self,
+        may: Result<(), String>,
+        id: String,
+        payload: Vec<u8>,
+    ) -> String {
         let service = Arc::clone(&self.service);
         let metrics = &service.metrics;
         metrics.neg_received_bytes.inc_by(payload.len() as u64);
@@ -271,6 +276,11 @@ impl NegSessions {
             let text = Prefix::Closed.before("no session of this id is open; begin with NEG-OPEN");
             return refuse(metrics, &id, &text);
         };
+        if let Err(reason) = may {
+            drop(session);
+            self.count();
+            return refuse(metrics, &id, &reason);
+        }
         let turns = match payload.len() {
             0..=SHORT_BYTES => &service.counts.short,
             _ => &service.counts.long,

@@ -52,7 +52,8 @@ impl Neg {
                 )
             }
             Ok(ClientMessage::NegMsg { id, payload }) => {
-                Some(self.sessions.message(id, payload).await)
+                let may = access::may_sync_public(&self.shared.service.config().auth, &self.viewer);
+                Some(self.sessions.message(may, id, payload).await)
             }
             Ok(ClientMessage::NegClose(id)) => {
                 self.sessions.close(&id);

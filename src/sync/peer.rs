@@ -103,6 +103,14 @@ impl Peer {
                 self.hear(Speaker::Peer, &text);
                 Ok(Frame::Text(text))
             }
+            // Some peers send text in binary frames.
+            Some(Ok(Message::Binary(bytes))) => Ok(match Utf8Bytes::try_from(bytes) {
+                Ok(text) => {
+                    self.hear(Speaker::Peer, &text);
+                    Frame::Text(text)
+                }
+                Err(_) => Frame::Control,
+            }),
             Some(Ok(Message::Close(frame))) => {
                 let reason = frame.map_or_else(
                     || "the peer closed it".to_owned(),

@@ -1,7 +1,7 @@
 //! `negsync backup` and `negsync restore`: a copy beside a relay that is being written, and back.
 
 use super::import::{import, lines};
-use crate::support::process::{RelayProcess, exported, exported_ids, negsync};
+use crate::support::process::{RelayProcess, exported, exported_ids, negsync, negsync_in};
 use crate::support::{Author, events, id_of};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -91,4 +91,100 @@ fn nothing_is_overwritten_and_nothing_half_done_is_left() {
         .collect();
     assert!(names.is_empty(), "{names:?}");
     assert_eq!(exported(&copy), exported(&store));
+}
+
+/// A log of one of `notes` of another store: SQLite takes each page of it into the database of the
+/// same name.
+fn log_of_another_store(directory: &Path, journal_mode: &str, suffix: &str) -> Vec<u8> {
+    let store = directory.join(format!("another{suffix}"));
+    let author = Author::new(7);
+    let notes: Vec<Value> =
+        (0..200).map(|number| author.note(events::EPOCH + number, &"x".repeat(500))).collect();
+    assert!(import(&store, &[], &lines(&notes)).status.success());
+    let other = rusqlite::Connection::open(&store).unwrap();
+    let statements = format!(
+        "PRAGMA journal_mode = {journal_mode}; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = 1;
+         BEGIN; UPDATE event SET json = json || ' ';"
+    );
+    other.execute_batch(&statements).unwrap();
+    if suffix == "-wal" {
+        other.execute_batch("COMMIT").unwrap();
+    }
+    let log = std::fs::read(format!("{}{suffix}", store.display())).unwrap();
+    assert!(log.len() > 100_000, "{}", log.len());
+    log
+}
+
+#[test]
+fn a_log_of_another_database_gets_into_no_copy_and_into_no_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let [store, copy] = ["events.sqlite", "copy.sqlite"].map(|it| path(directory.path(), it));
+    let author = Author::new(8);
+    let notes: Vec<Value> =
+        (0..300).map(|number| author.note(events::EPOCH + number, &"y".repeat(400))).collect();
+    assert!(import(Path::new(&store), &[], &lines(&notes)).status.success());
+    let events = exported(&store);
+    for (journal_mode, suffix) in [("WAL", "-wal"), ("DELETE", "-journal")] {
+        let log = log_of_another_store(directory.path(), journal_mode, suffix);
+        let beside = format!("{copy}{suffix}");
+        std::fs::write(&beside, &log).unwrap();
+        for arguments in
+            [["backup", &copy, "--store", &store], ["restore", &store, "--store", &copy]]
+        {
+            let ended = negsync(&arguments, "");
+            assert_eq!(ended.status.code(), Some(1), "{arguments:?}: {ended:?}");
+            let words = format!("{suffix} is the log of another database");
+            assert!(ended.stderr.contains(&words), "{arguments:?}: {ended:?}");
+            assert!(!Path::new(&copy).exists());
+        }
+        assert_eq!(std::fs::read(&beside).unwrap(), log);
+        // An empty log has no effect.
+        std::fs::write(&beside, "").unwrap();
+        assert!(negsync(&["backup", &copy, "--store", &store], "").status.success());
+        assert_eq!(exported(&copy), events);
+        std::fs::remove_file(&copy).unwrap();
+        let _ = std::fs::remove_file(&beside);
+    }
+    let journal = format!("{store}-journal");
+    let log = log_of_another_store(directory.path(), "DELETE", "-journal");
+    std::fs::write(&journal, &log).unwrap();
+    let before = std::fs::read(&store).unwrap();
+    let commands: [&[&str]; 5] =
+        [&["import"], &["export"], &["check"], &["compact"], &["relay", "--listen", "127.0.0.1:0"]];
+    for command in commands {
+        let ended = negsync(&[command, &["--store", &store]].concat(), "");
+        assert_eq!(ended.status.code(), Some(1), "{command:?}: {ended:?}");
+        assert!(ended.stderr.contains("-journal is a rollback journal"), "{command:?}: {ended:?}");
+    }
+    // Where no store is, SQLite would remove it.
+    std::fs::write(format!("{copy}-journal"), &log).unwrap();
+    let ended = negsync(&["import", "--store", &copy], &lines(&notes));
+    assert!(ended.stderr.contains("-journal is a rollback journal"), "{ended:?}");
+    assert_eq!(std::fs::read(format!("{copy}-journal")).unwrap(), log);
+    assert_eq!(std::fs::read(&journal).unwrap(), log);
+    assert!(std::fs::read(&store).unwrap() == before);
+    std::fs::remove_file(&journal).unwrap();
+    assert_eq!(exported(&store), events);
+}
+
+#[test]
+fn a_name_that_sqlite_gives_a_meaning_is_the_name_of_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let note = Author::new(9).note(events::EPOCH, "one");
+    let run = |arguments: &[&str], stdin: &str| {
+        let ended = negsync_in(directory.path(), arguments, stdin);
+        assert!(ended.status.success(), "{arguments:?}: {ended:?}");
+        ended.stdout
+    };
+    for name in [":memory:", "file:events?mode=memory", "file:events.sqlite"] {
+        run(&["import", "--store", name], &lines(std::slice::from_ref(&note)));
+        let copy = format!("{name}2");
+        run(&["backup", &copy, "--store", name, "--verify"], "");
+        for store in [name, &copy] {
+            let exported = run(&["export", "--store", store], "");
+            assert!(exported.contains(id_of(&note)) && exported.lines().count() == 1, "{exported}");
+            assert!(directory.path().join(store).metadata().unwrap().len() > 0, "{store}");
+        }
+    }
+    assert!(!directory.path().join("events.sqlite").exists());
 }

@@ -6,6 +6,7 @@ use crate::support::{Author, corpora, events, id_of};
 use negsync::store::Event;
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -269,6 +270,94 @@ fn damage_to_the_file_is_found_and_the_rest_is_read_on() {
         assert!(report["found"]["file"].as_u64() > Some(0), "{report}");
         assert_eq!(report["events"], events, "{report}");
     }
+}
+
+/// Events of a store with damaged pages, as `export` gives them, and the exit code.
+fn exported_ids_of(store: &Path) -> (Option<i32>, BTreeSet<String>) {
+    let ended = negsync(&["export", "--store", store.to_str().unwrap()], "");
+    let ids: Vec<String> = ended
+        .stdout
+        .lines()
+        .map(|line| id_of(&serde_json::from_str(line).unwrap()).to_owned())
+        .collect();
+    let once: BTreeSet<String> = ids.iter().cloned().collect();
+    assert_eq!(once.len(), ids.len(), "an event is exported twice");
+    assert_eq!(
+        ended.stderr.contains("the store is damaged"),
+        ended.status.code() == Some(2),
+        "{}",
+        ended.stderr
+    );
+    (ended.status.code(), once)
+}
+
+#[test]
+fn what_can_be_read_of_a_damaged_store_is_exported() {
+    const PAGE: usize = 4_096;
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let author = Author::new(61);
+    let notes: Vec<Value> = (0..400_u64)
+        .map(|number| {
+            author.note(
+                events::EPOCH + number * 7_919 % 400,
+                &format!("{number} {}", "x".repeat(200)),
+            )
+        })
+        .collect();
+    assert!(import(&store, &[], &lines(&notes)).status.success());
+    let all: BTreeSet<String> = notes.iter().map(|note| id_of(note).to_owned()).collect();
+    assert_eq!(exported_ids_of(&store), (Some(0), all.clone()));
+    let whole = std::fs::read(&store).unwrap();
+    // A leaf of a table begins with 13, one of an index with 10.
+    let is_leaf_of_events =
+        |page: &[u8]| page[0] == 13 && page.windows(6).any(|text| text == b"{\"id\":");
+    let leaves: Vec<usize> = (1..whole.len() / PAGE)
+        .filter(|page| is_leaf_of_events(&whole[page * PAGE..][..PAGE]))
+        .collect();
+    assert!(leaves.len() > 10, "{leaves:?}");
+    let connection = Connection::open(&store).unwrap();
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'event_time'";
+    let index = connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap() as usize - 1;
+    drop(connection);
+    let ids_in = |page: usize| -> BTreeSet<&String> {
+        let text = String::from_utf8_lossy(&whole[page * PAGE..][..PAGE]);
+        all.iter().filter(|id| page != index && text.contains(id.as_str())).collect()
+    };
+    let last = leaves.len() - 1;
+    for pages in [
+        vec![leaves[3]],
+        vec![leaves[0], leaves[1], leaves[2], leaves[7]],
+        vec![leaves[last]],
+        vec![index],
+        vec![index, leaves[5]],
+        leaves.clone(),
+    ] {
+        let mut bytes = whole.clone();
+        pages.iter().for_each(|page| bytes[page * PAGE..][..PAGE].fill(0xa5));
+        std::fs::write(&store, bytes).unwrap();
+        let lost: BTreeSet<&String> = pages.iter().flat_map(|page| ids_in(*page)).collect();
+        let readable = all.iter().filter(|id| !lost.contains(id)).cloned().collect();
+        assert_eq!(exported_ids_of(&store), (Some(2), readable), "{pages:?}");
+        assert!(report(&store)["found"]["file"].as_u64() > Some(0));
+    }
+    // One flipped bit makes the id of a row a text.
+    let leaf = leaves[4] * PAGE;
+    let header =
+        whole[leaf..][..PAGE].windows(3).rposition(|types| types == [0, 0x4c, 0x4c]).unwrap();
+    let mut bytes = whole.clone();
+    bytes[leaf + header + 1] ^= 1;
+    std::fs::write(&store, bytes).unwrap();
+    assert_eq!(exported_ids_of(&store), (Some(2), all));
+    let report = self::report(&store);
+    assert_eq!(
+        (&report["found"]["event"], &report["events"]),
+        (&json!(1), &json!(400)),
+        "{report}"
+    );
+    let fresh = directory.path().join("fresh.sqlite");
+    import(&fresh, &[], &negsync(&["export", "--store", store.to_str().unwrap()], "").stdout);
+    assert_eq!(self::report(&fresh)["sound"], true);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -197,6 +197,7 @@ fn a_configuration_is_checked_without_a_start() {
     let ended = negsync(&["config", "check", file], "");
     assert!(ended.status.success(), "{ended:?}");
     assert!(ended.stdout.starts_with(&format!("{file}: nothing is wrong; 1 of ")), "{ended:?}");
+    assert_eq!(negsync(&["config", "check", "--config", file], "").stdout, ended.stdout);
     for (text, said) in [
         ("[limits]\n\nfilters = 0\n", "relay.toml, line 3: filters: "),
         ("[sync]\nkey_file = \"/nowhere/key\"\n", "/nowhere/key"),

@@ -297,3 +297,59 @@ async fn an_auth_event_that_is_long_is_refused_by_its_id() {
     );
     assert!(client.authenticate(&Author::new(1), &relay.url()).await.0);
 }
+
+/// Asserts that the answer refuses for lack of authentication or of a listed key.
+fn assert_withdrawn(answer: &Value, beginning: &[&str]) {
+    let (begins, reason) = (&answer.as_array().unwrap()[..2], answer[2].as_str().unwrap());
+    assert_eq!(begins, beginning, "{answer}");
+    assert!(
+        reason.starts_with("auth-required: ") || reason.starts_with("restricted: "),
+        "{answer}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_withdraws_access_from_open_subscriptions_and_neg_sessions() {
+    let [member, former] = [1, 2].map(Author::new);
+    let relay = TestRelay::start().await;
+    let [mut stranger, mut author] = [relay.client().await, relay.client().await];
+    shown(&mut author, &member, &relay).await;
+    let neg_open = json!(["NEG-OPEN", "n", {}, "6100000200"]);
+    let neg_msg = json!(["NEG-MSG", "n", "6100000200"]);
+    for id in ["a", "b"] {
+        assert_eq!(stranger.ask(&json!(["REQ", id, {}])).await[0], "EOSE");
+    }
+    for client in [&mut stranger, &mut author] {
+        assert_eq!(client.ask(&neg_open).await[0], "NEG-MSG");
+    }
+    assert_eq!(author.ask(&json!(["REQ", "mine", {}])).await[0], "EOSE");
+    let mut config = relay.config.clone();
+    config.auth.required = true;
+    relay.relay.reload(config.clone()).unwrap();
+    assert_withdrawn(&stranger.ask(&neg_msg).await, &["NEG-ERR", "n"]);
+    let note = member.note(AT, "for those who show a key");
+    author.send(&json!(["EVENT", note])).await;
+    let mut got = [author.next("EVENT or OK").await, author.next("EVENT or OK").await];
+    got.sort_by_key(|message| message[0] == "OK");
+    assert_eq!(got[0], json!(["EVENT", "mine", note]));
+    assert_eq!(got[1][2], true, "{}", got[1]);
+    let mut ended = BTreeSet::new();
+    for _ in 0..2 {
+        let answer = stranger.next("CLOSED").await;
+        let id = answer[1].as_str().unwrap().to_owned();
+        assert_withdrawn(&answer, &["CLOSED", &id]);
+        ended.insert(id);
+    }
+    assert_eq!(ended, BTreeSet::from(["a".to_owned(), "b".to_owned()]));
+    author.send(&json!(["CLOSE", "mine"])).await;
+    author.store(&member.note(AT + 1, "the next")).await;
+    assert_eq!(author.ask(&neg_msg).await[0], "NEG-MSG");
+    // A key that is not listed any more continues no session.
+    config.auth.required = false;
+    config.auth.sync_keys = listed(&[&former]);
+    relay.relay.reload(config).unwrap();
+    assert_withdrawn(&author.ask(&neg_msg).await, &["NEG-ERR", "n"]);
+    author.store(&member.note(AT + 2, "a third")).await;
+    // The subscriptions stay closed, although nothing is required any more.
+    stranger.fence().await;
+}

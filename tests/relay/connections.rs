@@ -8,7 +8,7 @@ use futures_util::SinkExt;
 use negsync::config::Config;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
 /// Connects as soon as a slot is free.
@@ -78,6 +78,23 @@ async fn a_handshake_that_does_not_come_to_an_end_is_closed() {
     for text in ["", "GET / HTT", HANDSHAKE, asked_once] {
         let answer = answer_to(relay.relay.address(), text).await;
         assert_eq!(answer.contains("200 OK"), text == asked_once, "{text}: {answer}");
+    }
+    relay.client().await.fence().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_with_a_long_head_is_not_read_to_its_end() {
+    let relay = TestRelay::start().await;
+    for (bytes, is_read) in [(60_000, true), (300_000, false)] {
+        let text = format!(
+            "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: {}\r\n\r\n",
+            "a".repeat(bytes)
+        );
+        let mut stream = TcpStream::connect(relay.relay.address()).await.unwrap();
+        // Fails if the relay closes before it has everything.
+        let _ = stream.write_all(text.as_bytes()).await;
+        let answer = String::from_utf8(read_to_close(stream).await).unwrap();
+        assert_eq!(answer.contains("200 OK"), is_read, "{bytes}: {answer}");
     }
     relay.client().await.fence().await;
 }

@@ -35,6 +35,12 @@ pub fn negsync_with(variables: &[(&str, &str)], arguments: &[&str], stdin: &str)
     run(&mut command, arguments, stdin)
 }
 
+/// As [`negsync`], in a working directory.
+pub fn negsync_in(directory: &Path, arguments: &[&str], stdin: &str) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+    run(command.current_dir(directory), arguments, stdin)
+}
+
 /// The lines of `negsync export` for a store.
 pub fn exported(store: impl AsRef<Path>) -> String {
     let ended = negsync(&["export", "--store", store.as_ref().to_str().unwrap()], "");

@@ -217,6 +217,14 @@ fn rows() -> Vec<Row> {
         row("3 NEG-MSG is not answered", Neg::SilentLater, plain(), read)
             .with(|plan| plan.shared = 600)
             .within(25),
+        row("3 NEG-MSG is hung up on", Neg::HangUpLater, plain(), read)
+            .with(|plan| plan.shared = 600)
+            .says("hangs up at NEG-MSG")
+            .within(10),
+        row("NEG-MSG is answered as if all were equal", Neg::SkipsLater, plain(), read)
+            .with(|plan| plan.shared = 600)
+            .says("contradict")
+            .within(10),
         row("4 NEG-OPEN is put off by NOTICE", Neg::PutOff, plain(), negentropy).within(5),
         row(
             "4 one REQ of a connection is answered",
@@ -252,6 +260,16 @@ fn rows() -> Vec<Row> {
         row("5 and the kind does, too", Neg::Closed, cap(10), Incomplete)
             .with(|plan| plan.seconds = 1)
             .says("one second holds more events of one kind than a page"),
+        row(
+            "5 a filter with kinds has a smaller cap",
+            Neg::Closed,
+            Faults { kinds_cap: Some(10), ..cap(60) },
+            Incomplete,
+        )
+        .with(|plan| plan.seconds = 1)
+        .says("one second holds more events of one kind than a page"),
+        row("5 says a larger cap than it has", Neg::Closed, cap(60), read)
+            .with(|plan| (plan.seconds, plan.told_cap) = (2, Some(10_000))),
         row("5 too little at a time", Neg::Closed, cap(1), Incomplete).says("too few events"),
         row("5 says its cap, which a second does not reach", Neg::Closed, cap(400), read)
             .with(|plan| (plan.seconds, plan.told_cap) = (1, Some(400)))
@@ -308,6 +326,37 @@ fn rows() -> Vec<Row> {
             Faults { auth: Some(true), unnamed: true, ..plain() },
             negentropy,
         ),
+        row(
+            "10 AUTH for EVENT alone, a new challenge with each refusal",
+            Neg::Closed,
+            Faults { auth: Some(false), auth_events: true, new_challenges: true, ..plain() },
+            read,
+        ),
+        row(
+            "10 the same with NIP-77",
+            Neg::Works,
+            Faults { auth: Some(false), auth_events: true, new_challenges: true, ..plain() },
+            negentropy,
+        ),
+        row(
+            "10 AUTH for EVENT alone, refused as restricted",
+            Neg::Works,
+            Faults {
+                auth: Some(false),
+                auth_events: true,
+                auth_text: Some("restricted: members only"),
+                ..plain()
+            },
+            negentropy,
+        ),
+        row(
+            "10 AUTH for EVENT alone, and no challenge",
+            Neg::Works,
+            Faults { auth: Some(false), auth_events: true, never_asks: true, ..plain() },
+            Incomplete,
+        )
+        .diff(Differs(Proof::Negentropy))
+        .says("and does not ask"),
         row("11 no NIP-77", Neg::Closed, plain(), read),
         row(
             "12 hides private kinds",
@@ -467,6 +516,18 @@ fn rows() -> Vec<Row> {
         ),
         row("20 with NIP-77", Neg::Works, Faults { auth: Some(false), ..plain() }, negentropy),
         row(
+            "20 refuses as blocked before AUTH",
+            Neg::Closed,
+            Faults { auth: Some(false), auth_text: Some("blocked: show a key"), ..plain() },
+            read,
+        ),
+        row(
+            "20 with NIP-77, refuses as restricted",
+            Neg::Works,
+            Faults { auth: Some(false), auth_text: Some("restricted: members"), ..plain() },
+            negentropy,
+        ),
+        row(
             "21 long lists are not answered",
             Neg::Closed,
             Faults { most_values: Some(20), ..plain() },
@@ -481,6 +542,17 @@ fn rows() -> Vec<Row> {
         row("22 answers from a cache", Neg::Closed, Faults { caches: true, ..plain() }, read),
         row("23 limits the rate", Neg::Closed, Faults { rate: Some(10), ..plain() }, read)
             .says("rate limit"),
+        row("23 takes none", Neg::Works, Faults { limits_all: true, ..plain() }, Incomplete)
+            .diff(Differs(Proof::Negentropy))
+            .says("could not be moved"),
+        row(
+            "23 takes none, by NOTICE",
+            Neg::Closed,
+            Faults { limits_all: true, req_notice: true, ..plain() },
+            Incomplete,
+        )
+        .diff(Differs(Proof::Read))
+        .says("could not be moved"),
         row("25 is verbose", Neg::Closed, Faults { verbose: true, ..plain() }, read),
         row(
             "27 wants AUTH, no key",
@@ -498,6 +570,13 @@ fn rows() -> Vec<Row> {
             Incomplete,
         )
         .says("authentication"),
+        row(
+            "events come under another subscription",
+            Neg::Closed,
+            Faults { mislabels: true, ..plain() },
+            Incomplete,
+        )
+        .says("showed no event"),
         row("28 pings", Neg::Closed, Faults { flood: Some(Flood::Pings), ..plain() }, read),
         row(
             "28 empty messages",

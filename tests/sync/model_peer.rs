@@ -87,6 +87,10 @@ pub enum Neg {
     FailsLater,
     /// The same without any answer.
     SilentLater,
+    /// Each NEG-MSG is answered as if nothing were different.
+    SkipsLater,
+    /// It hangs up at each NEG-MSG.
+    HangUpLater,
     /// The first NEG-OPEN of a connection is postponed by a NOTICE, but answered after a while.
     PutOff,
 }
@@ -161,6 +165,22 @@ pub struct Faults {
     /// Connections lead to two relays in turn: of ten events of one, this number is missing at the
     /// other, which has as many others.
     pub elsewhere: u64,
+    /// Events come under a subscription id that is not ours.
+    pub mislabels: bool,
+    /// Maximum number of events returned for a REQ that names kinds.
+    pub kinds_cap: Option<usize>,
+    /// Pages are cut at a random number of events, of at least this many.
+    pub cap_from: Option<usize>,
+    /// AUTH is required only for EVENT.
+    pub auth_events: bool,
+    /// Sends a new challenge with each refusal, and accepts the answer to the newest only.
+    pub new_challenges: bool,
+    /// Requires AUTH and sends no challenge.
+    pub never_asks: bool,
+    /// The refusal of what requires AUTH, in place of `auth-required`.
+    pub auth_text: Option<&'static str>,
+    /// Refuses every EVENT by a rate limit, by NOTICE with `req_notice`.
+    pub limits_all: bool,
     /// Sends much of this with every answer.
     pub flood: Option<Flood>,
 }
@@ -192,7 +212,7 @@ pub struct PeerPlan {
 
 impl PeerPlan {
     pub fn random(rng: &mut StdRng) -> Self {
-        let neg = match rng.random_range(0..14) {
+        let neg = match rng.random_range(0..15) {
             0..=4 => Neg::Works,
             5 => Neg::Notice,
             6 => Neg::Closed,
@@ -202,6 +222,7 @@ impl PeerPlan {
             10 => Neg::LateNotice,
             11 => Neg::FailsLater,
             12 => Neg::SilentLater,
+            13 => Neg::HangUpLater,
             _ => Neg::TooLarge(rng.random_range(1..30)),
         };
         let mut odd = |chance: f64| rng.random_bool(chance);
@@ -209,7 +230,7 @@ impl PeerPlan {
         let (refuses_key, req_notice, chats) = (odd(0.2), odd(0.5), odd(0.1));
         let (hides_private, cuts, hints, counts) = (odd(0.15), odd(0.2), odd(0.2), odd(0.5));
         let tells_auth = odd(0.5);
-        let faults = Faults {
+        let mut faults = Faults {
             cap: odd(0.4).then_some(()).map(|()| rng.random_range(3..60)),
             by_arrival,
             bare_empty,
@@ -240,9 +261,19 @@ impl PeerPlan {
             most_limit: rng.random_bool(0.05).then(|| rng.random_range(10..200)),
             no_eose: rng.random_bool(0.03),
             far_future: rng.random_bool(0.05),
+            mislabels: rng.random_bool(0.02),
+            kinds_cap: rng.random_bool(0.05).then(|| rng.random_range(3..40)),
+            auth_events: rng.random_bool(0.3),
+            new_challenges: rng.random_bool(0.3),
+            never_asks: rng.random_bool(0.1),
+            auth_text: rng.random_bool(0.2).then_some("restricted: members only"),
+            limits_all: rng.random_bool(0.03),
             ..Faults::default()
         };
         let seconds = [1, 3, 50, 5_000][rng.random_range(0..4)];
+        // Without an order, or of one second, such a page cannot be told from a complete one.
+        let has_cap_from = seconds >= 50 && !by_arrival && rng.random_bool(0.1);
+        faults.cap_from = has_cap_from.then(|| rng.random_range(20..40));
         let told_cap = faults.cap.filter(|_| rng.random_bool(0.5));
         Self {
             neg,
@@ -252,7 +283,7 @@ impl PeerPlan {
             latency_us: [100, 20_000, 300_000][rng.random_range(0..3)],
             // A small set is settled by the first answer.
             shared: match neg {
-                Neg::FailsLater | Neg::SilentLater => rng.random_range(150..250),
+                Neg::FailsLater | Neg::SilentLater | Neg::HangUpLater => rng.random_range(150..250),
                 _ => rng.random_range(0..150),
             },
             ours: rng.random_range(0..60),
@@ -306,6 +337,14 @@ impl PeerPlan {
             no_eose,
             far_future,
             elsewhere,
+            mislabels,
+            kinds_cap,
+            cap_from,
+            auth_events,
+            new_challenges,
+            never_asks,
+            auth_text,
+            limits_all,
             counts,
             miscounts
         );
@@ -374,6 +413,8 @@ pub struct ModelPeer {
     taken: u32,
     taken_at: Duration,
     is_known: bool,
+    /// The number of challenges on this connection.
+    challenges: u32,
     messages: u32,
     /// The time of its last answer to a REQ.
     answered_at: Option<Duration>,
@@ -398,6 +439,7 @@ impl ModelPeer {
             taken: 0,
             taken_at: Duration::ZERO,
             is_known: false,
+            challenges: 0,
             messages: 0,
             answered_at: None,
             subscriptions: HashSet::new(),
@@ -479,10 +521,16 @@ impl ModelPeer {
             std::mem::swap(&mut self.at, elsewhere);
         }
         (self.reqs, self.taken, self.messages, self.is_known) = (0, 0, 0, false);
+        self.challenges = 0;
         self.sessions.clear();
         self.was_put_off = false;
         let greets = self.plan.faults.auth == Some(true);
-        if greets { vec![text(json!(["AUTH", "riddle"]))] } else { vec![] }
+        if greets { vec![self.challenge()] } else { vec![] }
+    }
+
+    fn challenge(&mut self) -> Reply {
+        self.challenges += u32::from(self.plan.faults.new_challenges);
+        text(json!(["AUTH", format!("riddle {}", self.challenges)]))
     }
 
     /// Handles a message of ours.
@@ -534,14 +582,17 @@ impl ModelPeer {
         let verb = said[0].as_str().unwrap();
         let id = said[1].as_str().unwrap_or_default().to_owned();
         if verb == "AUTH" {
-            self.is_known = !self.plan.faults.refuses_key;
+            let is_newest =
+                said[1]["tags"] == json!([["challenge", format!("riddle {}", self.challenges)]]);
+            self.is_known = !self.plan.faults.refuses_key && is_newest;
             let ok = json!(["OK", said[1]["id"], self.is_known, "restricted: who?"]);
             return vec![Reply::Late(ok.to_string(), Duration::from_millis(300))];
         }
         let asks = ["REQ", "COUNT", "EVENT", "NEG-OPEN", "NEG-MSG"].contains(&verb);
-        let asks = if self.plan.faults.unnamed { verb == "EVENT" } else { asks };
+        let of_events = self.plan.faults.unnamed || self.plan.faults.auth_events;
+        let asks = if of_events { verb == "EVENT" } else { asks };
         if let (Some(greets), false, true) = (self.plan.faults.auth, self.is_known, asks) {
-            let why = "auth-required: who are you?";
+            let why = self.plan.faults.auth_text.unwrap_or("auth-required: who are you?");
             let refusal = match verb {
                 "EVENT" if self.plan.faults.unnamed => json!(["OK", "", false, why]),
                 "EVENT" => json!(["OK", said[1]["id"], false, why]),
@@ -549,8 +600,8 @@ impl ModelPeer {
                 _ => json!(["CLOSED", id, why]),
             };
             let mut replies = vec![text(refusal)];
-            if !greets {
-                replies.insert(0, text(json!(["AUTH", "riddle"])));
+            if !greets && !self.plan.faults.never_asks {
+                replies.insert(0, self.challenge());
             }
             return replies;
         }
@@ -562,6 +613,8 @@ impl ModelPeer {
                     vec![text(json!(["NEG-ERR", id, "closed: you took too long to respond!"]))]
                 }
                 Neg::SilentLater => vec![],
+                Neg::SkipsLater => vec![text(json!(["NEG-MSG", id, "61"]))],
+                Neg::HangUpLater => vec![Reply::HangUp],
                 _ => self.neg_msg(&id, &said[2]),
             },
             "REQ" => self.req(&id, &said[2], now),
@@ -591,7 +644,12 @@ impl ModelPeer {
     fn neg_open(&mut self, id: &str, said: &Value) -> Vec<Reply> {
         let notice = json!(["NOTICE", "ERROR: bad msg: negentropy disabled"]);
         match self.plan.neg {
-            Neg::Works | Neg::FailsLater | Neg::SilentLater | Neg::PutOff => {}
+            Neg::Works
+            | Neg::FailsLater
+            | Neg::SilentLater
+            | Neg::SkipsLater
+            | Neg::HangUpLater
+            | Neg::PutOff => {}
             Neg::Notice => return vec![text(notice)],
             Neg::LateNotice => {
                 return vec![Reply::Late(notice.to_string(), Duration::from_secs(4))];
@@ -613,7 +671,10 @@ impl ModelPeer {
         }
         let items = self.find(&filter).into_iter().map(|event| event.item).collect();
         // Short enough that one answer does not settle everything.
-        let is_short = matches!(self.plan.neg, Neg::FailsLater | Neg::SilentLater);
+        let is_short = matches!(
+            self.plan.neg,
+            Neg::FailsLater | Neg::SilentLater | Neg::SkipsLater | Neg::HangUpLater
+        );
         let frame_limit_bytes = if is_short { 4_096 } else { 0 };
         let responder = Responder::new(SortedItems::new(items), frame_limit_bytes).unwrap();
         self.sessions.insert(id.to_owned(), responder);
@@ -711,13 +772,20 @@ impl ModelPeer {
         }
         let limit =
             filter.get("limit").map_or(usize::MAX, |limit| limit.as_u64().unwrap() as usize);
-        let most = limit.min(faults.cap.unwrap_or(usize::MAX));
+        let mut most = limit.min(faults.cap.unwrap_or(usize::MAX));
+        if let (Some(cap), true) = (faults.kinds_cap, has("kinds")) {
+            most = most.min(cap);
+        }
+        if let Some(least) = faults.cap_from {
+            most = most.min(least + self.reqs as usize * 37 % 60);
+        }
         let is_cut = found.len() > most;
         let page = found.iter().take(most);
         let mut replies: Vec<Reply> = page
             .map(|event| {
                 let json = event.json();
                 let json = if faults.garbled { json.replace("[]", r#""[]""#) } else { json };
+                let id = if faults.mislabels { "x" } else { id };
                 Reply::Text(format!(r#"["EVENT","{id}",{json}]"#))
             })
             .collect();
@@ -751,7 +819,7 @@ impl ModelPeer {
         let holds = held.into_iter().any(|held| held.item.id == id);
         // The sync can ask whether it was kept, unless the peer does not show it.
         let faults = &self.plan.faults;
-        let shows_at_once = faults.late == 0 && !faults.indexes_late;
+        let shows_at_once = faults.late == 0 && !faults.indexes_late && !faults.mislabels;
         let is_shown = !self.hides(&id) && !self.is_unsent(&event) && shows_at_once;
         let is_indexed = self.at.events.iter().any(|held| held.item.id == id);
         let is_known = is_indexed && self.at.kept.contains(&id) && is_shown;
@@ -775,6 +843,14 @@ impl ModelPeer {
                 return said(false, "rate-limited: slow down");
             }
             self.taken += 1;
+        }
+        if faults.limits_all {
+            let notice = text(json!(["NOTICE", "rate-limited: too fast"]));
+            return if faults.req_notice {
+                vec![notice]
+            } else {
+                said(false, "rate-limited: slow")
+            };
         }
         if faults.fails {
             return said(false, "error: the database is locked");

@@ -177,9 +177,12 @@ impl ModelStore {
                 self.traits = traits;
                 Done::Finished
             }
-            Work::Sign { .. } => {
-                let id = [0xa5; 32];
-                let json = serde_json::json!({ "id": faster_hex::hex_string(&id) }).to_string();
+            Work::Sign { challenge } => {
+                let mut id = [0xa5; 32];
+                id[0] = challenge.bytes().fold(0, u8::wrapping_add);
+                let id_hex = faster_hex::hex_string(&id);
+                let tags = [["challenge", challenge.as_str()]];
+                let json = serde_json::json!({ "id": id_hex, "tags": tags }).to_string();
                 Done::Signed { id, json }
             }
         }

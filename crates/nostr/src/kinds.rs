@@ -30,7 +30,7 @@ impl Lifetime {
 
 /// One kind, or a range of kinds, as NIP-11 writes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "must be a kind such as 7, or a range such as [9734, 9735]")]
 pub enum KindRange {
     /// One kind.
     One(u16),

@@ -1,5 +1,6 @@
 //! The result of a reconciliation: the ids that only one side has.
 
+use super::options::{InitiatorError, InitiatorStep};
 use super::range_set::RangeSet;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -27,6 +28,26 @@ pub struct DifferenceCount {
     pub need: u64,
 }
 
+/// What the answers of a session have shown so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SessionEvidence {
+    /// A fingerprint of the peer that differed from ours.
+    pub(super) unequal: bool,
+    /// An answer that was cut: its last fingerprint may be of other bounds than it says.
+    pub(super) cut: bool,
+    pub(super) difference: bool,
+}
+
+impl SessionEvidence {
+    /// The end of a session in which every range is settled.
+    pub(super) fn end(self) -> Result<InitiatorStep, InitiatorError> {
+        if self.unequal && !self.cut && !self.difference {
+            return Err(InitiatorError::Contradiction);
+        }
+        Ok(InitiatorStep::Done)
+    }
+}
+
 impl Difference {
     /// No differences.
     #[must_use]
@@ -38,6 +59,10 @@ impl Difference {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.have.is_empty() && self.need.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.have.len() + self.need.len()
     }
 
     /// Counts differences in the time bucket that begins at second `start`.

@@ -1,11 +1,11 @@
 //! The initiator: asks a responder and collects the differences.
 
 use super::adaptive::AdaptiveInitiator;
-use super::difference::Difference;
+use super::difference::{Difference, SessionEvidence};
 use super::message::Decoder;
 use super::options::{InitiatorError, InitiatorOptions, InitiatorStep, Rule};
 use super::range_set::RangeSet;
-use super::reference::{self, FRAME_LIMIT_MIN_BYTES, FrameLimit, FrameLimitError};
+use super::reference::{self, FRAME_LIMIT_MIN_BYTES, FrameLimit, FrameLimitError, Learned};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -22,7 +22,7 @@ pub struct Initiator<S> {
 
 #[derive(Clone, Debug)]
 enum RuleState {
-    Reference { limit: FrameLimit, empty_answers: u32 },
+    Reference { limit: FrameLimit, empty_answers: u32, evidence: SessionEvidence },
     Adaptive { session: Box<AdaptiveInitiator>, sync_mark: Option<u64> },
 }
 
@@ -37,7 +37,11 @@ impl<S: RangeSet> Initiator<S> {
             return Err(FrameLimitError { limit_bytes: options.opening_limit_bytes });
         }
         let asking = match options.rule {
-            Rule::Reference => RuleState::Reference { limit, empty_answers: 0 },
+            Rule::Reference => RuleState::Reference {
+                limit,
+                empty_answers: 0,
+                evidence: SessionEvidence::default(),
+            },
             Rule::Adaptive | Rule::Exact => RuleState::Adaptive {
                 session: Box::new(AdaptiveInitiator::new(&options)),
                 sync_mark: options.sync_mark,
@@ -63,8 +67,8 @@ impl<S: RangeSet> Initiator<S> {
     /// The first message. Calling it again restarts the session.
     pub fn open(&mut self) -> Vec<u8> {
         match &mut self.asking {
-            RuleState::Reference { empty_answers, .. } => {
-                *empty_answers = 0;
+            RuleState::Reference { empty_answers, evidence, .. } => {
+                (*empty_answers, *evidence) = (0, SessionEvidence::default());
                 reference::opening(&self.set)
             }
             RuleState::Adaptive { session, sync_mark } => session.open(&self.set, *sync_mark),
@@ -85,14 +89,17 @@ impl<S: RangeSet> Initiator<S> {
         found: &mut Difference,
     ) -> Result<InitiatorStep, InitiatorError> {
         match &mut self.asking {
-            RuleState::Reference { limit, empty_answers } => {
+            RuleState::Reference { limit, empty_answers, evidence } => {
                 let ranges = Decoder::new(message)?;
-                let known = found.have.len() + found.need.len();
-                let next = reference::reply(&self.set, *limit, ranges, Some(found))?;
+                let known = found.len();
+                let mut learned = Learned { found, unequal: false };
+                let next = reference::reply(&self.set, *limit, ranges, Some(&mut learned))?;
+                evidence.unequal |= learned.unequal;
+                let is_empty = found.len() == known;
+                evidence.difference |= !is_empty;
                 if next.len() == 1 {
-                    return Ok(InitiatorStep::Done);
+                    return evidence.end();
                 }
-                let is_empty = found.have.len() + found.need.len() == known;
                 *empty_answers = if is_empty { *empty_answers + 1 } else { 0 };
                 if *empty_answers >= MAX_EMPTY_ANSWERS {
                     return Err(InitiatorError::NoProgress { answers: *empty_answers });

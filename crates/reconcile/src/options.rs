@@ -158,6 +158,9 @@ pub enum InitiatorError {
         /// The number of such answers in a row.
         answers: u32,
     },
+    /// A fingerprint of the peer differed from ours, and its later answers settled every range
+    /// without a difference: its set has changed meanwhile, or its answers are wrong.
+    Contradiction,
     /// The peer's answers divide the set into too many ranges.
     TooManyRanges {
         /// The maximum number of pending ranges.
@@ -172,6 +175,9 @@ impl fmt::Display for InitiatorError {
             Self::NoProgress { answers } => write!(
                 f,
                 "the last {answers} answers of the peer settled nothing; ask another peer, or with the reference rule"
+            ),
+            Self::Contradiction => f.write_str(
+                "the peer's answers contradict each other: a range differs, its parts do not",
             ),
             Self::TooManyRanges { limit } => {
                 write!(f, "more than {limit} ranges are open; reconcile in smaller windows of time")

@@ -80,13 +80,22 @@ pub(super) fn opening<S: RangeSet>(set: &S) -> Vec<u8> {
     out.finish()
 }
 
-/// The answer to `message`. An initiator passes `found`; the lists in the message are then read
+/// What an initiator learns from an answer.
+#[derive(Debug)]
+pub(super) struct Learned<'a> {
+    pub(super) found: &'a mut Difference,
+    /// Whether a fingerprint differed from ours. The last one of a message does not count: it may
+    /// close a cut frame.
+    pub(super) unequal: bool,
+}
+
+/// The answer to `message`. An initiator passes `learned`; the lists in the message are then read
 /// instead of answered.
 pub(super) fn reply<'a, S: RangeSet>(
     set: &S,
     limit: FrameLimit,
     message: impl Iterator<Item = Result<message::Range<'a>, MessageError>>,
-    mut found: Option<&mut Difference>,
+    mut learned: Option<&mut Learned<'_>>,
 ) -> Result<Vec<u8>, MessageError> {
     let mut out = Encoder::new();
     let mut lower_bound = Bound::START;
@@ -102,14 +111,17 @@ pub(super) fn reply<'a, S: RangeSet>(
             Payload::Skip => skipping = true,
             Payload::Fingerprint(_) if is_equal => skipping = true,
             Payload::Fingerprint(_) => {
+                if let Some(learned) = &mut learned {
+                    learned.unequal |= range.upper.item < Bound::INFINITY.item;
+                }
                 if core::mem::take(&mut skipping) {
                     out.skip(&lower_bound);
                 }
                 split(set, &mut out, lower..upper, &range.upper);
             }
-            Payload::IdList(theirs) => match found.as_deref_mut() {
-                Some(found) => {
-                    found.compare(set, lower..upper, theirs);
+            Payload::IdList(theirs) => match &mut learned {
+                Some(learned) => {
+                    learned.found.compare(set, lower..upper, theirs);
                     skipping = true;
                 }
                 None => {

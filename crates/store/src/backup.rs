@@ -1,5 +1,6 @@
 //! Copies of a store: `backup` from a store that may be in use, `restore` to a new one.
 
+use super::file_kind::literal;
 use super::{SqliteError, StoreError, lock, query, schema};
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
@@ -8,6 +9,9 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+/// Suffixes of the files from which SQLite changes a database when it opens it.
+const LOGS: [&str; 2] = ["-wal", "-journal"];
 
 /// Pages that one step copies: 256 KiB. Each step is flushed, so that a flush of the store never
 /// waits for much of the copy.
@@ -29,6 +33,13 @@ pub enum BackupError {
     #[error("{path} exists already; it is not overwritten", path = path.display())]
     Exists {
         /// The file.
+        path: PathBuf,
+    },
+    /// A log of another database is beside the copy.
+    #[error("{path} is the log of another database, which SQLite would apply to the copy; move it away, \
+        or name another file", path = path.display())]
+    ForeignLog {
+        /// The log.
         path: PathBuf,
     },
     /// The copy cannot be written.
@@ -64,13 +75,14 @@ pub struct BackupReport {
 /// copied pages and the total. During the copy the store's write-ahead log cannot shrink.
 ///
 /// # Errors
-/// When `to` exists, the store cannot be read, or the copy cannot be written.
+/// When `to` exists or has a log beside it, the store cannot be read, or the copy cannot be written.
 pub fn backup(
     path: &Path,
     to: &Path,
     progress: impl FnMut(u64, u64),
 ) -> Result<BackupReport, BackupError> {
     refuse_existing(to)?;
+    refuse_logs(to)?;
     copy(path, to, RESTS, progress)
 }
 
@@ -78,8 +90,8 @@ pub fn backup(
 /// in [`backup`].
 ///
 /// # Errors
-/// When a store exists in `path` or is being opened there, when `from` is not a store, or when the
-/// copy cannot be written.
+/// When a store exists in `path`, is being opened there or has left a log there, when `from` is not a
+/// store, or when the copy cannot be written.
 pub fn restore(
     from: &Path,
     path: &Path,
@@ -87,8 +99,7 @@ pub fn restore(
 ) -> Result<BackupReport, BackupError> {
     let _lock = lock::take(path)?;
     refuse_existing(path)?;
-    // SQLite would apply the log of another store to the restored one.
-    refuse_existing(&beside(path, "-wal"))?;
+    refuse_logs(path)?;
     copy(from, path, 0, progress)
 }
 
@@ -97,6 +108,13 @@ fn refuse_existing(path: &Path) -> Result<(), BackupError> {
         Ok(_) => Err(BackupError::Exists { path: path.to_owned() }),
         Err(_) => Ok(()),
     }
+}
+
+/// Refuses logs that another database has left beside the copy. An empty one has no effect.
+fn refuse_logs(copy: &Path) -> Result<(), BackupError> {
+    let logs = LOGS.map(|suffix| beside(copy, suffix));
+    let found = logs.into_iter().find(|log| log.metadata().is_ok_and(|log| log.len() > 0));
+    found.map_or(Ok(()), |path| Err(BackupError::ForeignLog { path }))
 }
 
 fn copy(
@@ -143,7 +161,7 @@ fn write(
     let events: i64 = source
         .query_row("SELECT count(*) FROM event INDEXED BY event_time", [], |row| row.get(0))
         .map_err(failed)?;
-    let mut target = Connection::open(partial).map_err(failed)?;
+    let mut target = Connection::open(literal(partial)).map_err(failed)?;
     target
         .execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;")
         .map_err(failed)?;

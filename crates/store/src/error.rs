@@ -139,6 +139,17 @@ pub enum StoreError {
         /// The file in the place of its store.
         path: PathBuf,
     },
+    /// A rollback journal exists beside a store, which does not use one.
+    #[error("{journal} is a rollback journal, which the store {path} does not use: SQLite would change the \
+        store by it. Move it to its database. If another program has changed the journal mode of this \
+        store, open the store with that program once. Nothing was changed",
+        journal = journal.display(), path = path.display())]
+    ForeignJournal {
+        /// The journal.
+        journal: PathBuf,
+        /// The store.
+        path: PathBuf,
+    },
     /// SQLite failed.
     #[error("the store: {0}")]
     Sqlite(#[source] SqliteError),
@@ -239,6 +250,17 @@ impl StoreError {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::OperationInterrupted) => Self::Interrupted,
             _ => Self::Sqlite(SqliteError(error)),
+        }
+    }
+
+    /// Whether the store's file is damaged: it is not what SQLite wrote.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Sqlite(source) | Self::Damaged { source, .. } => {
+                sqlite_error::is_damage(&source.0) || sqlite_error::is_damaged_row(&source.0)
+            }
+            _ => false,
         }
     }
 

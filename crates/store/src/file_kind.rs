@@ -22,3 +22,9 @@ pub(super) fn refuse_other_than_files(database: &Path) -> Result<(), StoreError>
     }
     Ok(())
 }
+
+/// The path in a form that SQLite takes literally. It gives relative names such as `:memory:` and
+/// `file:name` a meaning of their own.
+pub(super) fn literal(path: &Path) -> PathBuf {
+    Path::new(".").join(path)
+}

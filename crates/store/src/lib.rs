@@ -62,6 +62,7 @@ mod refused;
 mod retag;
 mod retention;
 pub mod rules;
+mod salvage;
 mod schema;
 mod source;
 mod source_queue;

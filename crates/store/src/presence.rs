@@ -229,6 +229,22 @@ pub(super) fn refuse_orphaned_log(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Refuses a rollback journal beside a store: SQLite would write another database's pages to the
+/// store, or remove the journal if there is no store. The store's own journal exists only until its
+/// first page is written, and has no pages.
+pub(super) fn refuse_foreign_journal(path: &Path) -> Result<(), StoreError> {
+    let real = super::lock::real_path(path);
+    let mut name = real.clone().into_os_string();
+    name.push("-journal");
+    let journal = PathBuf::from(name);
+    let bytes = |path: &Path| path.metadata().map_or(0, |file| file.len());
+    let page = super::schema::PAGE_BYTES as u64;
+    if bytes(&journal) > 2 * page || bytes(&journal) > 0 && bytes(&real) > page {
+        return Err(StoreError::ForeignJournal { journal, path: path.to_owned() });
+    }
+    Ok(())
+}
+
 /// Refuses a log that belongs to another store file that was here before: SQLite would mix the
 /// pages of both.
 pub(super) fn refuse_foreign_log(path: &Path) -> Result<(), StoreError> {

@@ -429,7 +429,7 @@ impl ReadSnapshot<'_> {
         query::fetch(&self.read, hits, self.now(), &mut visit)
     }
 
-    fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         self.clock.now().max(self.expired_until)
     }
 }

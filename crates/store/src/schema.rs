@@ -1,7 +1,7 @@
 //! The tables, the connections, and the migrations from older versions.
 
-use super::file_kind::refuse_other_than_files;
-use super::presence::{refuse_foreign_log, refuse_orphaned_log};
+use super::file_kind::{literal, refuse_other_than_files};
+use super::presence::{refuse_foreign_journal, refuse_foreign_log, refuse_orphaned_log};
 use super::sqlite_error::{self, SqliteError};
 use super::{StoreError, deletion, index_mark, lock, retag};
 use rusqlite::config::DbConfig;
@@ -235,6 +235,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     refuse_other_than_files(path)?;
     refuse_orphaned_log(path)?;
     refuse_foreign_log(path)?;
+    refuse_foreign_journal(path)?;
     let mut connection =
         open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     // The database of another program is refused and stays unchanged.
@@ -278,6 +279,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     refuse_other_than_files(path)?;
     refuse_orphaned_log(path)?;
     refuse_foreign_log(path)?;
+    refuse_foreign_journal(path)?;
     match open_reader_of(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
         // Readers share a file beside the store. It cannot be created here: the folder is
         // read-only, or the disk is full. If there is no writer and the log is empty, the file is
@@ -348,8 +350,10 @@ const STATEMENTS_CACHED: usize = 64;
 pub(super) const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let is_uri = flags.contains(OpenFlags::SQLITE_OPEN_URI);
+    let name = if is_uri { path.to_owned() } else { literal(path) };
     let connection =
-        Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(
+        Connection::open_with_flags(name, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(
             |source| StoreError::Open { path: path.to_owned(), source: SqliteError(source) },
         )?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(StoreError::sqlite)?;

@@ -64,6 +64,16 @@ pub(super) fn is_damage(error: &Error) -> bool {
     matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
+/// Whether a row is damaged: a column has another type than the table declares.
+pub(super) fn is_damaged_row(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::InvalidColumnType(..)
+            | Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+    )
+}
+
 /// The text of a column that may be damaged. Invalid UTF-8 is replaced, so that the event can be
 /// found and removed, and does not block other events.
 pub(super) fn text<'row>(row: &'row Row<'_>, column: usize) -> rusqlite::Result<Cow<'row, str>> {

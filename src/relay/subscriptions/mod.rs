@@ -15,11 +15,12 @@ use crate::config::Limits;
 use crate::metrics::Metrics;
 use crate::prefix::Prefix;
 use crate::server::limits::{NoRoom, SubscribedShare};
-use crate::store::{Event, Filter};
+use crate::store::{Event, Filter, Viewer};
 use state::{OpenSubscription, SubscriptionStage, SubscriptionsState, filter_bytes};
 use std::collections::HashSet;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use tokio::sync::Notify;
+use std::task::Poll;
 
 /// The subscriptions of one connection.
 pub(super) struct Subscriptions {
@@ -27,8 +28,6 @@ pub(super) struct Subscriptions {
     auth: Arc<ClientAuth>,
     registry: Arc<Registry>,
     state: Mutex<SubscriptionsState>,
-    // Signalled when a live event arrives while none was waiting.
-    arrived: Notify,
 }
 
 impl Subscriptions {
@@ -39,13 +38,7 @@ impl Subscriptions {
         metrics: &Metrics,
     ) -> Arc<Self> {
         let state = Mutex::new(SubscriptionsState::new(share, metrics));
-        Arc::new_cyclic(|me| Self {
-            me: Weak::clone(me),
-            auth,
-            registry,
-            state,
-            arrived: Notify::new(),
-        })
+        Arc::new_cyclic(|me| Self { me: Weak::clone(me), auth, registry, state })
     }
 
     /// Opens a subscription, and replaces one with the same id. On failure it returns the reason,
@@ -118,6 +111,19 @@ impl Subscriptions {
         self.remove(&mut self.lock(), id);
     }
 
+    /// Ends all subscriptions. Returns their ids.
+    pub(super) fn end_all(&self) -> Vec<String> {
+        let mut state = self.lock();
+        let ids: Vec<String> = state.by_id.keys().cloned().collect();
+        ids.iter().for_each(|id| self.remove(&mut state, id));
+        ids
+    }
+
+    /// The events that the client may see now.
+    pub(super) fn viewer(&self) -> Viewer {
+        self.auth.viewer()
+    }
+
     /// Queues a live event of a commit, to be sent or to wait for an EOSE. Returns whether the
     /// connection was woken.
     pub(super) fn deliver(&self, commit: u64, event: &Arc<Event>, matched: Matched) -> bool {
@@ -145,21 +151,25 @@ impl Subscriptions {
             }
         }
         let is_woken = was_empty && !state.live.is_empty();
-        if is_woken {
-            self.arrived.notify_one();
+        let sender = if is_woken { state.sender.take() } else { None };
+        drop(state);
+        if let Some(sender) = sender {
+            sender.wake();
         }
         is_woken
     }
 
     /// The next live event to send. Cancel-safe.
     pub(super) async fn next_live(&self) -> Result<LiveEvent, TooSlow> {
-        loop {
-            let next = self.lock().next_live();
-            match next {
-                Some(next) => return next,
-                None => self.arrived.notified().await,
+        poll_fn(|context| {
+            let mut state = self.lock();
+            if let Some(next) = state.next_live() {
+                return Poll::Ready(next);
             }
-        }
+            state.sender = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
     }
 
     /// Whether live events are waiting to be sent.
@@ -243,7 +253,9 @@ impl Subscriptions {
 
     fn end_live(&self, state: &mut SubscriptionsState) {
         state.end_live();
-        self.arrived.notify_one();
+        if let Some(sender) = state.sender.take() {
+            sender.wake();
+        }
     }
 
     /// Drops the ids of sent stored events that no commit after `commit` can repeat.

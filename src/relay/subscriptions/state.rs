@@ -6,6 +6,7 @@ use crate::server::limits::SubscribedShare;
 use crate::store::{Event, Filter};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::task::Waker;
 
 /// Maximum number of live events that wait for a subscription's EOSE; beyond it the subscription
 /// ends.
@@ -24,6 +25,8 @@ pub(super) struct SubscriptionsState {
     // The number of events in `live` that are still unmatched.
     pub(super) unmatched: usize,
     pub(super) is_too_slow: bool,
+    // Wakes the sending task, if it waits, when a live event arrives while none was waiting.
+    pub(super) sender: Option<Waker>,
     pub(super) is_remembering: bool,
     counted: Share,
     // The filters' share of the memory for all connections.
@@ -77,6 +80,7 @@ impl SubscriptionsState {
             live: VecDeque::new(),
             unmatched: 0,
             is_too_slow: false,
+            sender: None,
             is_remembering: false,
             counted: Share::of(&metrics.subscriptions),
             share,
@@ -106,22 +110,10 @@ impl SubscriptionsState {
         if commit < to.first_commit {
             return false;
         }
-        let waits = self
-            .open(to)
-            .is_some_and(|open| matches!(open.stage, SubscriptionStage::Stored { .. }));
-        let held: usize =
-            if waits { self.by_id.values().map(OpenSubscription::waiting_bytes).sum() } else { 0 };
         let Some(open) = self.open(to) else { return false };
         match &mut open.stage {
-            SubscriptionStage::Stored { waiting, bytes }
-                if waiting.len() < WAITING_EVENTS && held < WAITING_BYTES =>
-            {
-                waiting.push(Arc::clone(event));
-                *bytes += event.json().len();
-                false
-            }
             SubscriptionStage::Stored { .. } => {
-                open.stage = SubscriptionStage::Overrun;
+                self.wait_for_eose(event, to);
                 false
             }
             SubscriptionStage::Overrun => false,
@@ -131,6 +123,21 @@ impl SubscriptionsState {
                 }
                 !sent.contains(&event.item().id)
             }
+        }
+    }
+
+    /// Keeps an event until the subscription's EOSE, if there is room for it.
+    fn wait_for_eose(&mut self, event: &Arc<Event>, to: &Subscription) {
+        let held: usize = self.by_id.values().map(OpenSubscription::waiting_bytes).sum();
+        let Some(open) = self.open(to) else { return };
+        if let SubscriptionStage::Stored { waiting, bytes } = &mut open.stage
+            && waiting.len() < WAITING_EVENTS
+            && held < WAITING_BYTES
+        {
+            waiting.push(Arc::clone(event));
+            *bytes += event.json().len();
+        } else {
+            open.stage = SubscriptionStage::Overrun;
         }
     }
 

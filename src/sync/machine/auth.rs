@@ -1,12 +1,17 @@
 //! Authentication to a peer (NIP-42): on its challenge, and before questions that need it.
 
+use super::ledger::{IdState, Side};
 use super::patience::missed;
-use super::{Id, Machine, Work};
+use super::{Id, Machine, Work, sorted};
+use crate::prefix::Prefix;
 use crate::sync::message;
+use crate::sync::reason::Reason;
 use std::time::Duration;
 
 /// Maximum number of challenges that are answered on one connection.
 const MOST_CHALLENGES: u32 = 4;
+/// The same for a peer that has ignored an answer.
+const MOST_IGNORED: u32 = 2;
 /// Time for a challenge before the first question, for a peer that is known to send one.
 const GREETING: Duration = Duration::from_millis(500);
 /// Time for a challenge after a refusal that requires authentication.
@@ -24,8 +29,15 @@ const BAD_KEY: &str = "ask its operator to admit the key of `[sync] key_file`";
 #[derive(Debug, Default)]
 pub(super) struct Auth {
     state: State,
+    /// The number of answered challenges, the last one, and a newer one that came meanwhile: some
+    /// peers send one with each refusal, and accept the newest only.
     challenges: u32,
+    answered: String,
+    newer: Option<String>,
+    /// Refusals since the peer accepted the answer, or ignored it.
     refusals: u32,
+    /// Whether one of those refused a question, and not only events.
+    refused_question: bool,
     /// Until when all questions wait.
     until: Option<Duration>,
     /// Whether the peer has sent a challenge.
@@ -47,7 +59,12 @@ enum State {
     Unanswered(Id),
     /// The peer rejected the answer.
     Refused,
+    /// The peer refused events only, and sent no challenge: everything else goes on.
+    Unchallenged,
 }
+
+/// The reason of a peer that requires authentication and sends no challenge.
+const NO_CHALLENGE: &str = "it wants to know who we are, and does not ask (NIP-42)";
 
 impl Auth {
     pub(super) fn deadline(&self) -> Option<Duration> {
@@ -74,17 +91,33 @@ impl Machine {
 
     /// AUTH: a challenge.
     pub(super) fn challenged(&mut self, challenge: String) {
-        let until = self.patience();
         let auth = &mut self.on.auth;
         auth.was_challenged = true;
-        auth.challenges += 1;
-        let may_help = !matches!(auth.state, State::Signing | State::Refused);
-        if self.settings.key.is_none() || auth.challenges > MOST_CHALLENGES || !may_help {
+        if self.settings.key.is_none() || auth.state == State::Refused {
             return;
         }
+        if matches!(auth.state, State::Signing | State::UnderWay(_)) {
+            auth.newer = (challenge != auth.answered).then_some(challenge);
+            return;
+        }
+        self.answer_challenge(challenge);
+    }
+
+    /// Signs an answer, unless there were too many challenges. Returns whether it does.
+    fn answer_challenge(&mut self, challenge: String) -> bool {
+        let until = self.patience();
+        let auth = &mut self.on.auth;
+        let is_ignored = matches!(auth.state, State::Unanswered(_));
+        if auth.challenges >= if is_ignored { MOST_IGNORED } else { MOST_CHALLENGES } {
+            return false;
+        }
+        auth.challenges += 1;
+        auth.answered.clone_from(&challenge);
+        auth.newer = None;
         auth.state = State::Signing;
         auth.until = Some(until);
         self.begin_work(Work::Sign { challenge });
+        true
     }
 
     pub(super) fn signed(&mut self, id: Id, json: &str) {
@@ -106,9 +139,16 @@ impl Machine {
             return false;
         }
         self.on.auth.until = None;
+        if !accepted
+            && let Some(challenge) = self.on.auth.newer.take()
+            && self.answer_challenge(challenge)
+        {
+            return true;
+        }
         self.on.auth.state = if accepted { State::Known } else { State::Refused };
         if accepted {
-            self.on.not_before = None;
+            (self.on.not_before, self.on.auth.refusals) = (None, 0);
+            self.send_refused_again();
             // Earlier results may lack events that the authenticated key may see.
             self.look_again();
         } else {
@@ -117,33 +157,101 @@ impl Machine {
         true
     }
 
+    /// Sends again what the peer refused before it knew us.
+    fn send_refused_again(&mut self) {
+        use Prefix::{AuthRequired, Blocked, Restricted};
+        let may_help = |prefix| matches!(prefix, None | Some(AuthRequired | Blocked | Restricted));
+        let round = self.looks;
+        let refused = self.ledger.iter().filter(|(_, entry)| {
+            let state = entry.state;
+            entry.side == Side::Ours
+                && entry.round == round
+                && matches!(state, IdState::Stays(Reason::RefusedByPeer(prefix)) if may_help(prefix))
+        });
+        let refused = sorted(refused.map(|(id, _)| *id));
+        self.refused.retain(|it| refused.binary_search(&it.id).is_err());
+        for id in refused {
+            self.ledger.set(&id, IdState::Open);
+            self.send_open(id);
+        }
+    }
+
+    /// Whether a refused question is to be asked again once the peer knows us: also a refusal for
+    /// good that came before the peer's answer.
+    pub(super) fn waits_for_auth(&self, prefix: Option<Prefix>) -> bool {
+        let is_early = prefix.is_some_and(Prefix::is_final) && self.auth_is_under_way();
+        is_early || prefix == Some(Prefix::AuthRequired)
+    }
+
+    /// The hint for a peer that refuses a question for good: `hint`, unless a key may help.
+    pub(super) fn hint_of_refusal(
+        &self,
+        prefix: Option<Prefix>,
+        hint: &'static str,
+    ) -> &'static str {
+        let wants_key = prefix == Some(Prefix::Restricted) && self.on.auth.was_challenged;
+        if wants_key && self.settings.key.is_none() { NO_KEY } else { hint }
+    }
+
     /// Handles a refusal that requires authentication. The caller asks the question again; `false`
     /// if that cannot help: the sync has then ended.
     pub(super) fn auth_required(&mut self, text: &str) -> bool {
+        self.on.auth.refused_question = true;
+        if self.auth_is_under_way() {
+            return true;
+        }
         self.on.auth.refusals += 1;
         let hopeless =
             self.on.auth.refusals > MOST_REFUSALS && self.on.auth.state != State::Unasked;
         match self.on.auth.state {
             _ if self.settings.key.is_none() => self.auth_failed(text, NO_KEY),
-            State::Refused | State::Known | State::Unanswered(_) if hopeless => {
-                self.auth_failed(text, BAD_KEY)
-            }
             State::Refused => self.auth_failed(text, BAD_KEY),
+            State::Unchallenged => self.auth_failed(NO_CHALLENGE, BAD_KEY),
             State::Unasked => {
-                if self.on.auth.until.is_none() {
-                    self.on.auth.until = Some(self.now.at + CHALLENGE);
-                }
+                self.await_challenge();
                 true
             }
-            State::Signing | State::UnderWay(_) | State::Known | State::Unanswered(_) => true,
+            _ if hopeless => self.auth_failed(text, BAD_KEY),
+            _ => true,
         }
     }
 
-    /// Whether a request that requires authentication may still succeed.
-    pub(super) fn auth_may_help(&self) -> bool {
+    /// The same for an event: the sync goes on in any case.
+    pub(super) fn auth_required_for_event(&mut self) {
+        match self.on.auth.state {
+            _ if self.settings.key.is_none() => {}
+            State::Unasked => {
+                self.on.auth.refusals += 1;
+                self.await_challenge();
+            }
+            State::Known | State::Unanswered(_) => self.on.auth.refusals += 1,
+            _ => {}
+        }
+    }
+
+    fn await_challenge(&mut self) {
+        if self.on.auth.until.is_none() {
+            self.on.auth.until = Some(self.now.at + CHALLENGE);
+        }
+    }
+
+    /// Whether an event that requires authentication, and was sent `tries` times, may still be
+    /// taken. A first refusal may be older than the peer's answer.
+    pub(super) fn auth_may_help(&self, tries: u8) -> bool {
         self.settings.key.is_some()
-            && self.on.auth.state != State::Refused
-            && self.on.auth.refusals <= MOST_REFUSALS
+            && match self.on.auth.state {
+                State::Refused | State::Unchallenged => false,
+                State::Unasked | State::Signing | State::UnderWay(_) => true,
+                State::Known | State::Unanswered(_) => {
+                    tries < 2 || self.on.auth.refusals <= MOST_REFUSALS
+                }
+            }
+    }
+
+    /// Why an event that requires authentication will not be taken.
+    pub(super) fn auth_hopeless(&self) -> &'static str {
+        let is_unchallenged = self.on.auth.state == State::Unchallenged;
+        if is_unchallenged { NO_CHALLENGE } else { "no key that it accepts" }
     }
 
     /// Whether an answer to a challenge is pending.
@@ -165,9 +273,11 @@ impl Machine {
         self.on.auth.until = None;
         match self.on.auth.state {
             State::UnderWay(id) => self.on.auth.state = State::Unanswered(id),
+            State::Unasked if self.on.auth.refused_question => {
+                self.auth_failed(NO_CHALLENGE, BAD_KEY);
+            }
             State::Unasked if self.on.auth.refusals > 0 => {
-                let text = "it wants to know who we are, and does not ask (NIP-42)";
-                self.auth_failed(text, BAD_KEY);
+                self.on.auth.state = State::Unchallenged;
             }
             _ => {}
         }

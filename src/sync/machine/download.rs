@@ -293,7 +293,8 @@ impl Machine {
     /// CLOSED of a REQ by ids. Logged once.
     pub(super) fn download_refused(&mut self, subscription: &str, text: &str) {
         let prefix = message::prefix(text);
-        if matches!(prefix, Some(Prefix::AuthRequired | Prefix::RateLimited)) {
+        let waits_for_auth = self.waits_for_auth(prefix);
+        if waits_for_auth || prefix == Some(Prefix::RateLimited) {
             if let Some(request) = self.on.download.under_way.remove(subscription) {
                 // The number of earlier requests still counts.
                 let again = sorted(request.missing).into_iter().map(|id| (id, request.tries));
@@ -303,7 +304,7 @@ impl Machine {
                 }
                 self.end_ahead(subscription);
             }
-            if prefix == Some(Prefix::AuthRequired) {
+            if waits_for_auth {
                 self.auth_required(text);
             } else {
                 self.on.download.slow_down();

@@ -145,6 +145,7 @@ impl Machine {
                 self.read_from_now_on("it hangs up when it is asked to", false);
             }
         }
+        let hung_up = matches!(loss, Loss::Gone(_)) && self.on.reconciling.is_next_unanswered();
         if matches!(loss, Loss::Gone(_)) && self.hung_up_at_a_list() {
             self.ask_less();
         }
@@ -156,6 +157,9 @@ impl Machine {
             );
         }
         self.reopen();
+        if hung_up {
+            self.neg_msg_not_answered("it hangs up at NEG-MSG");
+        }
         if self.on.advanced {
             self.silence.connections = 0;
             // An interrupted reading continues in the next sync. A dry run by reconciliation starts
@@ -188,6 +192,8 @@ impl Machine {
             };
             return self.give_up_peer(reason, None);
         }
+        // Nothing that was said to this connection is said to the next one.
+        self.transmit.clear();
         self.report.reconnects += 1;
         self.events.push_back(Progress::Waiting { reason, pause });
         self.link = Link::Waiting(self.now.at + pause);
@@ -303,7 +309,7 @@ impl Machine {
             Link::Draining(_, until) => Some(*until),
             Link::Waiting(until) => Some(*until),
             Link::Up => [
-                on.not_before,
+                on.not_before.map(|at| at.max(held)),
                 on.auth.deadline(),
                 on.probe.deadline(),
                 on.reconciling.deadline(),

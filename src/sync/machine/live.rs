@@ -3,7 +3,6 @@
 use super::ledger::{IdState, Side};
 use super::patience::missed;
 use super::{Asked, Loaded, Loss, Machine};
-use crate::prefix::Prefix;
 use crate::sync::filter::Window;
 use crate::sync::message;
 use crate::sync::report::Progress;
@@ -112,7 +111,7 @@ impl Machine {
         let why = if text.is_empty() { "without a reason" } else { text };
         let reason = format!("the peer ended the live subscription: {why}");
         match message::prefix(text) {
-            Some(Prefix::AuthRequired) => {
+            prefix if self.waits_for_auth(prefix) => {
                 // Another round finds the events in between.
                 self.on.live.missed |= self.on.live.look_at.is_some();
                 self.auth_required(text);

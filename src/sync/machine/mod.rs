@@ -128,6 +128,8 @@ pub struct Machine {
     over_ids: bool,
     /// Whether the peer does not support the adaptive rule.
     reference_rule: bool,
+    /// Whether a session ended because the peer's answers contradict each other.
+    was_contradicted: bool,
     /// Connections lost while the first NEG-OPEN was unanswered.
     neg_hangups: u32,
     /// Unanswered NEG-MSGs, and whether any was ever answered.
@@ -197,6 +199,7 @@ impl Machine {
             reads: false,
             over_ids: false,
             reference_rule: false,
+            was_contradicted: false,
             neg_hangups: 0,
             neg_silences: 0,
             answers_neg_msg: false,

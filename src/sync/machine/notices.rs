@@ -1,6 +1,5 @@
 //! A peer's NOTICEs: a bounded amount is reported, and some of them refuse a question.
 
-use super::ledger::IdState;
 use super::{Loss, Machine, Now};
 use crate::prefix::Prefix;
 use crate::sync::message;
@@ -93,11 +92,7 @@ impl Machine {
         // The names are numbered.
         let last = page.into_iter().chain(of_ids).max_by_key(|name| (name.len(), name.clone()));
         let Some(subscription) = last else {
-            let was_sending = self.on.upload.limit_rate(self.now);
-            for id in &was_sending {
-                self.ledger.set(id, IdState::Open);
-            }
-            return !was_sending.is_empty();
+            return self.limit_upload_rate();
         };
         self.send(message::close(&subscription));
         if self.on.second_look.is_about(&subscription) {

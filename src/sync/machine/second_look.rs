@@ -152,7 +152,7 @@ impl Machine {
         self.answered();
         self.send(message::close(subscription));
         let came = look.asked - look.missing.len();
-        let may_be_cut = came > 0 && !look.missing.is_empty() && look.tries == 0;
+        let may_be_cut = came > 0 && !look.missing.is_empty();
         if may_be_cut {
             // The peer may limit the events of a REQ.
             self.on.download.limit_ids(came);
@@ -161,6 +161,10 @@ impl Machine {
             match self.ledger.get(&id).map(|entry| entry.state) {
                 Some(IdState::Unconfirmed) if !may_be_cut => self.send_unconfirmed(id),
                 Some(IdState::Unconfirmed) => self.on.second_look.queue.push_back((id, 1)),
+                // Asked again with fewer others.
+                _ if may_be_cut && look.tries > 0 => {
+                    self.on.second_look.queue.push_back((id, look.tries));
+                }
                 _ if look.tries < MOST_TRIES => {
                     self.on.second_look.queue.push_back((id, look.tries + 1));
                     self.on.not_before = Some(self.now.at + CACHED);
@@ -189,10 +193,11 @@ impl Machine {
     pub(super) fn look_refused(&mut self, subscription: &str, text: &str) {
         let Some(look) = self.on.second_look.under_way.remove(subscription) else { return };
         let prefix = message::prefix(text);
-        if matches!(prefix, Some(Prefix::AuthRequired | Prefix::RateLimited)) {
+        let waits_for_auth = self.waits_for_auth(prefix);
+        if waits_for_auth || prefix == Some(Prefix::RateLimited) {
             let again = sorted(look.missing).into_iter().map(|id| (id, look.tries));
             self.on.second_look.queue.extend(again);
-            if prefix == Some(Prefix::AuthRequired) {
+            if waits_for_auth {
                 self.auth_required(text);
             } else {
                 self.pause_for_rate(text);

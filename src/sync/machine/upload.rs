@@ -32,8 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// First pause for a peer with a rate limit, and the maximum; each pause doubles the previous one.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MOST_PAUSE: Duration = Duration::from_secs(30);
-/// Pauses without an accepted event, after which the rest is left to a later sync.
-const MOST_PAUSES: u32 = 6;
+/// Pauses without an accepted event, after which the rest is left to a later sync: 31 s in all.
+const MOST_PAUSES: u32 = 5;
+/// One pause more, for a peer that took so many events that its limit may be one for each minute.
+const MINUTES_EVENTS: u64 = 50;
 
 /// The events to send and those without an OK.
 #[derive(Debug)]
@@ -135,10 +137,7 @@ impl Upload {
     }
 
     /// Takes back sent events without an OK, to be sent again after a pause.
-    pub(super) fn limit_rate(&mut self, now: Now) -> Vec<Id> {
-        if self.under_way.is_empty() || self.pauses >= MOST_PAUSES {
-            return Vec::new();
-        }
+    fn take_back(&mut self, now: Now) -> Vec<Id> {
         self.unnamed = self.under_way.len();
         self.pause(now);
         self.take_refused()
@@ -183,7 +182,8 @@ impl Machine {
             self.ledger.set(&id, IdState::Open);
         }
         if self.event_hangups >= MOST_HANGUPS && self.on.upload.under_way.is_empty() {
-            self.leave_rest_unsent();
+            // The peer closes the connection at every event.
+            self.leave_rest_unsent(Reason::NotAnswered);
         }
         let (now, upload) = (self.now, &mut self.on.upload);
         upload.pause_ends = upload.pause_ends.filter(|ends| now.at < *ends);
@@ -255,26 +255,29 @@ impl Machine {
         }
         let tries = self.ledger.get(id).map_or(0, |entry| entry.tries);
         match prefix {
-            Some(Prefix::AuthRequired) if self.auth_may_help() => {
+            Some(Prefix::AuthRequired) if self.auth_may_help(tries) => {
                 self.ledger.set(id, IdState::Open);
                 self.on.upload.queue.push_front(*id);
-                self.auth_required(text);
+                self.auth_required_for_event();
             }
             Some(Prefix::Restricted) if self.auth_is_under_way() => {
                 self.ledger.set(id, IdState::Open);
                 self.on.upload.queue.push_front(*id);
             }
             Some(Prefix::AuthRequired) => {
-                self.refusal.get_or_insert_with(|| format!("{text}; no key that it accepts"));
+                let why = self.auth_hopeless();
+                self.refusal.get_or_insert_with(|| format!("{text}; {why}"));
                 self.refused_by_peer(id, prefix);
             }
-            Some(Prefix::RateLimited) if self.on.upload.pauses < MOST_PAUSES => {
+            Some(Prefix::RateLimited) if self.may_pause() => {
                 self.ledger.set(id, IdState::Open);
                 self.on.upload.queue.push_front(*id);
                 self.on.upload.pause(self.now);
-                if !std::mem::replace(&mut self.on.upload.was_limited, true) {
-                    self.note_rate();
-                }
+                self.note_rate();
+            }
+            Some(Prefix::RateLimited) => {
+                self.refused_by_peer(id, prefix);
+                self.leave_rest_unsent(Reason::RefusedByPeer(prefix));
             }
             Some(Prefix::Error) if tries < MOST_TRIES => {
                 self.ledger.set(id, IdState::Open);
@@ -301,7 +304,40 @@ impl Machine {
         }
     }
 
+    /// A rate limit that names no event: those under way are sent again after a pause, or given up
+    /// after too many pauses. Returns whether there were any.
+    pub(super) fn limit_upload_rate(&mut self) -> bool {
+        if self.on.upload.under_way.is_empty() {
+            return false;
+        }
+        let limited = Reason::RefusedByPeer(Some(Prefix::RateLimited));
+        if self.may_pause() {
+            for id in self.on.upload.take_back(self.now) {
+                self.ledger.set(&id, IdState::Open);
+            }
+            self.note_rate();
+        } else {
+            let ids = self.on.upload.under_way();
+            for id in ids {
+                self.on.upload.settle(&id, self.now);
+                self.stay(id, limited);
+            }
+            self.leave_rest_unsent(limited);
+        }
+        true
+    }
+
+    /// Whether another pause may help against a rate limit.
+    fn may_pause(&self) -> bool {
+        let took_many = self.ledger.figures().uploaded >= MINUTES_EVENTS;
+        self.on.upload.pauses < MOST_PAUSES + u32::from(took_many)
+    }
+
+    /// Reports a rate limit, once.
     fn note_rate(&mut self) {
+        if std::mem::replace(&mut self.on.upload.was_limited, true) {
+            return;
+        }
         let uploaded = self.ledger.figures().uploaded;
         self.note(format!(
             "rate limit: the peer took {uploaded} events and limits their rate; sending one at a \
@@ -329,7 +365,7 @@ impl Machine {
         self.on.upload.window = 1;
         self.on.upload.unnamed += 1;
         if self.on.upload.unnamed == 1 && message::prefix(text) == Some(Prefix::AuthRequired) {
-            self.auth_required(text);
+            self.auth_required_for_event();
         }
     }
 
@@ -356,14 +392,14 @@ impl Machine {
         }
     }
 
-    /// Leaves the rest unsent: the peer closes the connection at every event.
-    fn leave_rest_unsent(&mut self) {
+    /// Leaves the rest unsent, because those events would have the same result.
+    fn leave_rest_unsent(&mut self, reason: Reason) {
         let upload = &mut self.on.upload;
         let mut rest: Vec<Id> = upload.queue.drain(..).collect();
         rest.extend(upload.suspects.drain(..).map(|(id, _)| id));
         rest.extend(upload.ready.drain(..).map(|event| event.id));
         for id in rest {
-            self.stay(id, Reason::NotAnswered);
+            self.stay(id, reason);
         }
     }
 
@@ -383,8 +419,7 @@ impl Machine {
             self.stay(id, Reason::NotAnswered);
         }
         if self.silence.questions >= 2 {
-            // The other events would have the same result.
-            self.leave_rest_unsent();
+            self.leave_rest_unsent(Reason::NotAnswered);
         }
     }
 }

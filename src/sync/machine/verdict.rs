@@ -219,7 +219,7 @@ impl Machine {
         let is_whole = self.reading.is_whole();
         if self.reading.showed_nothing() && self.report.not_seen.is_empty() {
             // Read events have to be shown again; sent events have to be shown by a reading.
-            let was_sent = self.ledger.figures().uploaded > 0 && round.index == 1;
+            let was_sent = round.opened > 0 && round.index == 1;
             if may_go_on && (!is_whole || (was_sent && !self.reading.is_counted())) {
                 return true;
             }

@@ -20,7 +20,7 @@ mod reply;
 mod split_strategy;
 mod time_buckets;
 
-use super::difference::Difference;
+use super::difference::{Difference, SessionEvidence};
 use super::message::{Decoder, Encoder};
 use super::options::{InitiatorError, InitiatorOptions, InitiatorStep, Rule};
 use super::range_set::{Bound, RangeSet};
@@ -116,6 +116,7 @@ pub(super) struct AdaptiveInitiator {
     budget: ReplyBudget,
     idle_rounds: u32,
     dividing_rounds: u32,
+    evidence: SessionEvidence,
 }
 
 impl AdaptiveInitiator {
@@ -134,6 +135,7 @@ impl AdaptiveInitiator {
             budget: ReplyBudget::new(options.reply_limit_bytes),
             idle_rounds: 0,
             dividing_rounds: 0,
+            evidence: SessionEvidence::default(),
         }
     }
 
@@ -141,7 +143,8 @@ impl AdaptiveInitiator {
         let sync_mark = sync_mark.map(|at| at.max(self.since.item.created_at));
         self.pending.clear();
         self.asked.clear();
-        (self.idle_rounds, self.dividing_rounds) = (0, 0);
+        (self.idle_rounds, self.dividing_rounds, self.evidence) =
+            (0, 0, SessionEvidence::default());
         let opening = match self.time_buckets {
             Some(time_buckets) => time_buckets.opening(set),
             None if self.split_strategy.rule() == Rule::Exact => split_strategy::whole(set),
@@ -166,7 +169,11 @@ impl AdaptiveInitiator {
         let asked = core::mem::take(&mut self.asked);
         let believes_fingerprints = self.split_strategy.rule() != Rule::Exact;
         let asked = AskedRanges { ranges: &asked, believes_fingerprints };
+        let known = found.len();
         let reading = reply::read(set, Decoder::new(message)?, asked, self.time_buckets, found)?;
+        self.evidence.unequal |= reading.unequal;
+        self.evidence.cut |= reading.cut;
+        self.evidence.difference |= found.len() > known;
         self.budget.learn(message.len(), reading.cut);
         self.split_strategy.learn(reading.odd);
         let waiting = core::mem::take(&mut self.pending);
@@ -176,7 +183,7 @@ impl AdaptiveInitiator {
             self.pending.iter_mut().for_each(|range| range.density = Some(density));
         }
         if self.pending.is_empty() {
-            return Ok(InitiatorStep::Done);
+            return self.evidence.end();
         }
         self.expect(reading.progress)?;
         if self.pending.len() > MAX_PENDING_RANGES {

@@ -29,6 +29,8 @@ pub(super) struct AnswerReading {
     /// Whether the answer ended before the last range of the question.
     pub(super) cut: bool,
     pub(super) progress: AnswerProgress,
+    /// Whether a fingerprint differed from ours.
+    pub(super) unequal: bool,
     /// Whether a list was answered with fingerprints, or unrequested fingerprints came.
     pub(super) odd: bool,
     pub(super) listed: Listed,
@@ -183,11 +185,11 @@ impl<S: RangeSet> ReplyReader<'_, S> {
         }
         let own_items = part.own_items();
         self.counts.add(own_items);
-        if self.believes_fingerprints
-            && own_items > 0
-            && self.set.fingerprint(part.ranks()) == theirs
-        {
-            return self.settle(&part);
+        if self.believes_fingerprints && own_items > 0 {
+            if self.set.fingerprint(part.ranks()) == theirs {
+                return self.settle(&part);
+            }
+            self.reading.unequal = true;
         }
         self.reading.progress = self.reading.progress.max(AnswerProgress::Divided);
         let state = if question.for_list { range.state } else { RangeState::Differs };

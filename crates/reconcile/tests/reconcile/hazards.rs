@@ -7,7 +7,7 @@ use crate::support::{Case, Ids, for_seeds, random_item, sorted};
 use negsync_reconcile::item::Item;
 use negsync_reconcile::message::{DecodeFault, Decoder, Encoder, Payload};
 use negsync_reconcile::{
-    Bound, Difference, Initiator, InitiatorError, InitiatorOptions, InitiatorStep, Responder,
+    Bound, Difference, Initiator, InitiatorError, InitiatorOptions, InitiatorStep, Responder, Rule,
     SortedItems, Sum,
 };
 use rand::RngExt;
@@ -265,6 +265,30 @@ fn peers_that_never_settle_anything_end_with_an_error() {
         });
         assert!(ended.is_some(), "no end");
     }
+}
+
+/// Only the first answer is true; each later one says that nothing differs.
+#[test]
+fn a_peer_that_skips_what_differs_never_looks_equal() {
+    for_seeds(0..200, |rng| {
+        let theirs: BTreeSet<Item> = (0..rng.random_range(100..2000))
+            .map(|_| random_item(rng, 0, 5000, Ids::Random))
+            .collect();
+        let mut ours = theirs.clone();
+        let lacks = rng.random_range(1..20);
+        ours.retain(|item| item.created_at % 20 >= lacks);
+        let case = Case::new(ours, theirs);
+        for rule in [Rule::Adaptive, Rule::Reference] {
+            let mut responder = Scripted::new(&case.theirs, 0);
+            let mut answers = 0;
+            let ended = session(&case, &InitiatorOptions::default().rule(rule), |message| {
+                answers += 1;
+                if answers == 1 { responder.answer(message) } else { vec![0x61] }
+            });
+            let looks_equal = ended.is_ok_and(|found| found.is_empty());
+            assert!(!looks_equal, "{rule:?} after {answers} answers");
+        }
+    });
 }
 
 #[test]

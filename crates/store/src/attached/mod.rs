@@ -14,7 +14,7 @@ mod watch;
 pub use watch::{FollowedDatabase, keep_following};
 
 use super::change::Change;
-use super::file_kind::refuse_other_than_files;
+use super::file_kind::{literal, refuse_other_than_files};
 use super::read_gate::ReadGate;
 use super::read_pool::{Pool, ReadTransaction};
 use super::source::{EventSource, SourceSnapshot, Work};
@@ -396,7 +396,7 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
     let failed =
         |source| StoreError::Open { path: path.to_owned(), source: crate::SqliteError(source) };
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    let connection = Connection::open_with_flags(literal(path), flags).map_err(failed)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
     connection

@@ -23,7 +23,7 @@ impl CheckReport {
     /// Records damage that stopped one part of the check, so that the other parts can continue.
     fn settle(&mut self, done: rusqlite::Result<()>) -> Result<(), StoreError> {
         match done {
-            Err(error) if sqlite_error::is_damage(&error) => {
+            Err(error) if is_damage(&error) => {
                 self.find_damage(&error);
                 Ok(())
             }
@@ -62,6 +62,10 @@ pub fn check(path: &Path, mut progress: impl FnMut(u64, u64)) -> Result<CheckRep
     let pass = rules(&transaction, &mut checked);
     checked.settle(pass)?;
     Ok(checked)
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    sqlite_error::is_damage(error) || sqlite_error::is_damaged_row(error)
 }
 
 /// SQLite's own check: the pages, and that each index agrees with its table.
@@ -122,7 +126,16 @@ fn events(
         let (mut chunk, mut bytes) = (Vec::new(), 0);
         while chunk.len() < CHUNK_EVENTS && bytes < CHUNK_BYTES {
             let Some(row) = rows.next()? else { break };
-            let stored = read_row(row)?;
+            let stored = match read_row(row) {
+                Err(error) if sqlite_error::is_damaged_row(&error) => {
+                    checked.events += 1;
+                    let number: i64 = row.get(0)?;
+                    let detail = format!("row {number} is damaged: {error}");
+                    checked.find(Finding { what: "event", id: row.get(1).ok(), detail });
+                    continue;
+                }
+                read => read?,
+            };
             bytes += stored.1.json.len();
             chunk.push(stored);
         }
@@ -143,7 +156,7 @@ fn events(
                 if !requests_unreadable {
                     match requests(connection, &event, checked) {
                         // Damaged tombstones are reported once; the check of events continues.
-                        Err(error) if sqlite_error::is_damage(&error) => {
+                        Err(error) if is_damage(&error) => {
                             requests_unreadable = true;
                             checked.find_damage(&error);
                         }

@@ -15,7 +15,7 @@ pub(crate) use page::{Hint, Page, PageEvent, ShownPart};
 
 use super::Id;
 use crate::sync::filter::{PeerFilter, Window};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use until::UntilRule;
 
 /// Maximum number of values in one list of a filter; some relays return nothing for longer lists.
@@ -44,9 +44,25 @@ struct Part {
     carry: HashSet<Id>,
     /// Whether this part is the rest of a page: nothing new is expected, unless the page was cut.
     follows: bool,
+    /// The number of events on that page; 0 if the peer said that it was cut.
+    above: usize,
     is_closing: bool,
     /// Whether the previous page claimed to be the last (NIP-67): this part verifies that.
     checks_finish: bool,
+    /// Whether this part verifies the announced maximum: it must show nothing new.
+    checks_limit: bool,
+}
+
+impl Part {
+    /// Whether a page of a part of one second lacks events of it that an earlier page showed: the
+    /// page was cut.
+    fn lacks_shown(&self, events: &[PageEvent]) -> bool {
+        if self.level == Level::Time || self.carry.is_empty() {
+            return false;
+        }
+        let ids: HashSet<Id> = events.iter().map(|event| event.id).collect();
+        !self.carry.is_subset(&ids)
+    }
 }
 
 /// How a part was split.
@@ -68,6 +84,8 @@ pub(crate) struct PagePlan {
     asked: usize,
     /// The largest page of this peer so far, in events.
     pub(crate) largest: usize,
+    /// The smallest page that proved to be cut: some peers cut pages by bytes, or as they like.
+    smallest_cut: usize,
     /// The peer's announced maximum of events on a page.
     max_limit: Option<usize>,
     /// Events come in the order of their arrival at the peer: only a page that is not full shows
@@ -110,6 +128,7 @@ impl PagePlan {
             current: None,
             asked: usize::MAX,
             largest,
+            smallest_cut: usize::MAX,
             max_limit,
             by_arrival: false,
             until_rule: UntilRule::Unknown,
@@ -150,19 +169,21 @@ impl PagePlan {
                 level,
                 carry,
                 follows: false,
+                above: 0,
                 is_closing: false,
                 checks_finish: false,
+                checks_limit: false,
             });
         }
     }
 
-    /// Adds the part below the oldest event of a page.
-    fn push_rest(&mut self, part: &Part, until: Option<u64>, carry: HashSet<Id>) {
+    /// Adds the part below the oldest event of a page with `above` events.
+    fn push_rest(&mut self, part: &Part, until: Option<u64>, carry: HashSet<Id>, above: usize) {
         let window = Window { since: part.window.since, until };
         let before = self.parts.len();
         self.push(part.filter.clone(), window, part.level.clone(), carry);
         if let Some(rest) = self.parts.get_mut(before) {
-            rest.follows = true;
+            (rest.follows, rest.above) = (true, above);
         }
     }
 
@@ -212,8 +233,10 @@ impl PagePlan {
             level: Level::Time,
             carry: HashSet::new(),
             follows: false,
+            above: 0,
             is_closing: true,
             checks_finish: false,
+            checks_limit: false,
         };
         let parts = self.filter.parts(Window { since: Some(since), until });
         let short = parts.into_iter().flat_map(|(filter, window)| {
@@ -240,6 +263,7 @@ impl PagePlan {
         let part = self.current.take()?;
         let count = page.events.len();
         self.largest = self.largest.max(count);
+        let above = if page.hint == Hint::More { 0 } else { count };
         for event in &page.events {
             self.newest = self.newest.max(Some(event.created_at));
             if self.authors.len() < MOST_AUTHORS {
@@ -257,6 +281,12 @@ impl PagePlan {
             return None;
         }
         let is_new = |event: &PageEvent| !part.carry.contains(&event.id);
+        if part.checks_limit {
+            return if page.events.iter().any(is_new) { self.distrust_limit() } else { None };
+        }
+        if part.above > 0 && page.events.iter().any(is_new) {
+            self.smallest_cut = self.smallest_cut.min(part.above);
+        }
         if part.checks_finish && page.events.iter().any(is_new) {
             // The peer announces the end of every page.
             (self.finishes_early, self.was_finished, self.is_closed) = (true, false, false);
@@ -264,6 +294,14 @@ impl PagePlan {
         let is_finished = page.hint == Hint::Finish || part.checks_finish;
         if is_finished && !self.finishes_early && !self.may_be_cut_anywhere(&page.events) {
             return Some(self.take_finish(part, &page.events));
+        }
+        let lacks_shown = part.lacks_shown(&page.events);
+        if lacks_shown && let Some(second) = part.window.since {
+            if part.level == Level::Authors {
+                self.gap(part.window, None, "a page leaves out events that an earlier page showed");
+            }
+            self.split_second(part, second, &page.events);
+            return None;
         }
         let (Some(oldest), true) = (oldest(&page.events), count > 0) else {
             return Some(shown(&part, part.window, &[]));
@@ -289,14 +327,17 @@ impl PagePlan {
         }
         self.trusted = true;
         if part.window.until.is_none_or(|until| oldest < until) {
-            return Some(self.go_on_below(part, &page.events, oldest));
+            return Some(self.go_on_below(part, &page.events, oldest, above));
         }
         // The whole page is of one second, and the next page may begin in that second.
         if oldest > 0 {
-            self.push_rest(&part, oldest.checked_sub(1), HashSet::new());
+            self.push_rest(&part, oldest.checked_sub(1), HashSet::new(), 0);
         }
         let second = Window { since: Some(oldest), until: Some(oldest) };
         if !may_hold_more {
+            if self.may_be_cut(count) {
+                self.check_limit(&part, second, &page.events);
+            }
             return Some(shown(&part, second, &page.events));
         }
         self.split_second(part, oldest, &page.events);
@@ -324,12 +365,12 @@ impl PagePlan {
                     // A few events may be all that fits on a page, so the part below them is
                     // requested.
                     if oldest > 0 {
-                        self.push_rest(&part, oldest.checked_sub(1), HashSet::new());
+                        self.push_rest(&part, oldest.checked_sub(1), HashSet::new(), 0);
                     }
                     let window = Window { since: Some(oldest), until: part.window.until };
                     shown(&part, window, events)
                 } else {
-                    self.go_on_below(part, events, oldest)
+                    self.go_on_below(part, events, oldest, 0)
                 };
                 if let Some(rest) = self.parts.get_mut(before) {
                     (rest.checks_finish, rest.follows) = (true, false);
@@ -341,9 +382,15 @@ impl PagePlan {
     }
 
     /// The page shows its window above its oldest second; the rest becomes a part.
-    fn go_on_below(&mut self, part: Part, events: &[PageEvent], oldest: u64) -> ShownPart {
+    fn go_on_below(
+        &mut self,
+        part: Part,
+        events: &[PageEvent],
+        oldest: u64,
+        above: usize,
+    ) -> ShownPart {
         let carry = events.iter().filter(|event| event.created_at == oldest).map(|it| it.id);
-        self.push_rest(&part, Some(oldest), carry.collect());
+        self.push_rest(&part, Some(oldest), carry.collect(), above);
         let above: Vec<PageEvent> =
             events.iter().filter(|event| event.created_at > oldest).copied().collect();
         let window = Window { since: oldest.checked_add(1), until: part.window.until };
@@ -353,6 +400,10 @@ impl PagePlan {
     /// The assumed order of events was wrong: everything is read again, by time.
     fn distrust(&mut self) -> Option<ShownPart> {
         self.by_arrival = true;
+        self.read_again()
+    }
+
+    fn read_again(&mut self) -> Option<ShownPart> {
         self.is_closed = false;
         self.begins_anew = true;
         self.parts.clear();
@@ -372,10 +423,40 @@ impl PagePlan {
     }
 
     fn may_hold_more(&self, count: usize, hint: Hint) -> bool {
-        let may_be_cut = count >= self.largest && count > UNCUT_EVENTS;
         hint == Hint::More
             || count >= self.asked
-            || (may_be_cut && self.max_limit.is_none_or(|most| count >= most))
+            || (self.may_be_cut(count) && self.max_limit.is_none_or(|most| count >= most))
+            || (count > 1 && count >= self.smallest_cut)
+    }
+
+    /// Whether no page was larger.
+    fn may_be_cut(&self, count: usize) -> bool {
+        count >= self.largest && count > UNCUT_EVENTS
+    }
+
+    /// Asks for some of the events of a second again, which counts as complete only because the
+    /// peer announces a larger maximum: a narrower filter would show more of them.
+    fn check_limit(&mut self, part: &Part, second: Window, events: &[PageEvent]) {
+        let pairs = events.iter().map(|event| (event.kind, event.pubkey));
+        let Some((kind, author)) = most_common(pairs) else { return };
+        let carry: HashSet<Id> = events
+            .iter()
+            .filter(|event| (event.kind, event.pubkey) == (kind, author))
+            .map(|event| event.id)
+            .collect();
+        if carry.len() < events.len() {
+            let filter = part.filter.with_kinds(&[kind]).with_authors(&[author]);
+            self.push(filter, second, Level::Authors, carry);
+            if let Some(part) = self.parts.last_mut() {
+                part.checks_limit = true;
+            }
+        }
+    }
+
+    /// The announced maximum was not true: everything is read again.
+    fn distrust_limit(&mut self) -> Option<ShownPart> {
+        self.max_limit = None;
+        self.read_again()
     }
 
     /// A filter with a limit is read until the limit is reached, and compared as a whole.
@@ -401,7 +482,7 @@ impl PagePlan {
             }
             let second = self.collected.iter().filter(|event| Some(event.created_at) == until);
             let carry = second.map(|event| event.id).collect();
-            self.push_rest(&part, until, carry);
+            self.push_rest(&part, until, carry, 0);
             return None;
         }
         let mut all = std::mem::take(&mut self.collected);
@@ -470,6 +551,12 @@ impl PagePlan {
     pub(crate) fn newest(&self) -> Option<u64> {
         self.newest
     }
+}
+
+fn most_common<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
+    let mut counts: BTreeMap<T, usize> = BTreeMap::new();
+    values.for_each(|value| *counts.entry(value).or_default() += 1);
+    counts.into_iter().max_by_key(|(_, count)| *count).map(|(value, _)| value)
 }
 
 fn oldest(events: &[PageEvent]) -> Option<u64> {

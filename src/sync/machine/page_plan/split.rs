@@ -1,5 +1,6 @@
 //! Splits a second that may hold more than a page: by kind, then by author.
 
+use super::super::Id;
 use super::{Level, MOST_VALUES, PageEvent, PagePlan, Part};
 use crate::sync::filter::{PeerFilter, Window};
 use std::collections::{BTreeSet, HashSet};
@@ -39,10 +40,9 @@ impl PagePlan {
     }
 
     /// Splits a second that may hold more than a page by kinds, and a second of one kind by
-    /// authors.
+    /// authors. The parts have to show the events of the page again.
     pub(super) fn split_second(&mut self, part: Part, second: u64, events: &[PageEvent]) {
         let window = Window { since: Some(second), until: Some(second) };
-        let seen: BTreeSet<u16> = events.iter().map(|event| event.kind).collect();
         match &part.level {
             Level::Time => {
                 self.split_seconds += 1;
@@ -53,23 +53,24 @@ impl PagePlan {
                 }
                 let kinds = part.filter.parsed().kinds.clone();
                 let kinds = kinds.unwrap_or_else(|| (0..=u16::MAX).collect());
-                self.split_kinds(&part.filter, window, kinds.into_iter().collect(), &seen);
+                self.split_kinds(&part.filter, window, kinds.into_iter().collect(), events);
             }
             Level::Kinds(kinds) if kinds.len() > 1 => {
-                self.split_kinds(&part.filter, window, kinds.iter().copied().collect(), &seen);
+                self.split_kinds(&part.filter, window, kinds.iter().copied().collect(), events);
             }
             Level::Kinds(kinds) => {
                 let kind = kinds.first().copied();
-                self.split_authors(&part.filter, window, kind);
+                self.split_authors(&part.filter, window, kind, events);
             }
             Level::Authors => {
                 let authors = part.filter.parsed().authors.clone().unwrap_or_default();
                 let authors: Vec<[u8; 32]> = authors.into_iter().collect();
                 if authors.len() <= 1 {
-                    let kind = seen.first().copied();
+                    let kind = events.first().map(|event| event.kind);
                     return self.gap(window, kind, "one author has more events than a page");
                 }
-                self.push_authors(&part.filter, window, &authors, authors.len().div_ceil(2));
+                let most = authors.len().div_ceil(2);
+                self.push_authors(&part.filter, window, authors.chunks(most), events);
             }
         }
     }
@@ -79,22 +80,35 @@ impl PagePlan {
         filter: &PeerFilter,
         window: Window,
         kinds: BTreeSet<u16>,
-        seen: &BTreeSet<u16>,
+        events: &[PageEvent],
     ) {
+        let seen: BTreeSet<u16> = events.iter().map(|event| event.kind).collect();
         let (alone, rest): (Vec<u16>, Vec<u16>) =
             kinds.into_iter().partition(|kind| seen.contains(kind));
         let most = if rest.len() > MOST_VALUES { MOST_VALUES } else { rest.len().max(1) };
-        let parts =
-            rest.chunks(most).map(<[u16]>::to_vec).chain(alone.into_iter().map(|k| vec![k]));
+        // More than a hundred questions about kinds that were not seen are worth a proof only.
+        let is_worth_it = rest.len() <= MOST_VALUES || self.gaps.is_empty();
+        if !is_worth_it {
+            self.gap(window, None, "one second holds more events than a page");
+        }
+        let rest = rest.chunks(most).filter(|_| is_worth_it);
+        let parts = rest.map(<[u16]>::to_vec).chain(alone.into_iter().map(|k| vec![k]));
         for kinds in parts {
             let narrow = filter.with_kinds(&kinds);
-            self.push(narrow, window, Level::Kinds(kinds), HashSet::new());
+            let carry = ids(events, |event| kinds.contains(&event.kind));
+            self.push(narrow, window, Level::Kinds(kinds), carry);
         }
     }
 
     /// Splits by authors. This is complete if the filter names its authors; otherwise the second is
     /// a gap, of which the known authors are read.
-    fn split_authors(&mut self, filter: &PeerFilter, window: Window, kind: Option<u16>) {
+    fn split_authors(
+        &mut self,
+        filter: &PeerFilter,
+        window: Window,
+        kind: Option<u16>,
+        events: &[PageEvent],
+    ) {
         let named = filter.parsed().authors.clone();
         let authors: Vec<[u8; 32]> = match named {
             Some(authors) => authors.into_iter().collect(),
@@ -103,18 +117,24 @@ impl PagePlan {
                 self.authors.iter().copied().collect()
             }
         };
-        self.push_authors(filter, window, &authors, AUTHORS_PER_PART);
+        self.push_authors(filter, window, authors.chunks(AUTHORS_PER_PART), events);
     }
 
-    fn push_authors(
+    fn push_authors<'authors>(
         &mut self,
         filter: &PeerFilter,
         window: Window,
-        authors: &[[u8; 32]],
-        most: usize,
+        parts: impl Iterator<Item = &'authors [[u8; 32]]>,
+        events: &[PageEvent],
     ) {
-        for authors in authors.chunks(most.max(1)) {
-            self.push(filter.with_authors(authors), window, Level::Authors, HashSet::new());
+        for authors in parts {
+            let carry = ids(events, |event| authors.contains(&event.pubkey));
+            self.push(filter.with_authors(authors), window, Level::Authors, carry);
         }
     }
+}
+
+/// The ids of the events that are in a part.
+fn ids(events: &[PageEvent], is_in: impl Fn(&PageEvent) -> bool) -> HashSet<Id> {
+    events.iter().filter(|event| is_in(event)).map(|event| event.id).collect()
 }

@@ -7,6 +7,7 @@ use super::super::verdict::Round;
 use crate::sync::filter::Window;
 use crate::sync::machine::page_plan::PagePlan;
 use crate::sync::message;
+use crate::sync::reason::Reason;
 use std::time::Duration;
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -20,7 +21,9 @@ pub(super) enum CountState {
 impl Machine {
     /// Asks for a COUNT (NIP-45) if no page showed any event, which proves nothing.
     pub(super) fn ask_count(&mut self) {
-        let is_finished = self.reading.plan.as_ref().is_some_and(PagePlan::was_finished);
+        // Events that came for no question are not nothing.
+        let strays = self.report.refused.contains_key(&Reason::NotAskedFor);
+        let is_finished = self.reading.plan.as_ref().is_some_and(PagePlan::was_finished) && !strays;
         if self.reading.count != CountState::Unasked || is_finished {
             return;
         }
@@ -29,9 +32,13 @@ impl Machine {
         {
             return;
         }
-        let is_open = |round: &Round| round.opened > 0 || (self.over_ids && !round.is_concluded);
+        let looks = self.settings.dry_run;
+        let is_open = |round: &Round| {
+            // Events that the first round sends have to appear in the next one.
+            let goes_on = round.opened > 0 && round.index == 1 && !looks;
+            goes_on || (self.over_ids && !round.is_concluded)
+        };
         if self.round.as_ref().is_some_and(is_open) {
-            // Sent events have to appear in another round.
             return;
         }
         let subscription = self.subscription();

@@ -149,7 +149,7 @@ impl Machine {
         let Some(page) = self.reading.page.take_if(is_it) else { return false };
         let prefix = message::prefix(text);
         match prefix {
-            Some(Prefix::AuthRequired) => {
+            _ if self.waits_for_auth(prefix) => {
                 self.answered();
                 self.auth_required(text);
                 return true;
@@ -170,7 +170,7 @@ impl Machine {
                 return true;
             }
             let reason = format!("the peer refuses to be read: {text}");
-            self.leave(Loss::Final(reason, Some(NARROWER)));
+            self.leave(Loss::Final(reason, Some(self.hint_of_refusal(prefix, NARROWER))));
         } else if self.reading.failures > MOST_FAILURES {
             self.leave(Loss::Gone(format!("the peer does not answer REQ: {text}")));
         } else if page.ids.is_empty() {

@@ -95,6 +95,11 @@ impl Reconciling {
         matches!(self.stage, Stage::Waiting(..)) && !self.was_answered
     }
 
+    /// Whether the answer to a NEG-MSG is pending.
+    pub(super) fn is_next_unanswered(&self) -> bool {
+        matches!(&self.stage, Stage::Waiting(session, _) if session.was_answered)
+    }
+
     /// The numbers of our unsettled items and of all our items.
     pub(super) fn items(&self) -> (u64, u64) {
         (self.unsettled_items, self.items)
@@ -279,6 +284,16 @@ impl Machine {
 
     /// Handles answers without progress: tries the reference rule, then reading.
     fn leads_nowhere(&mut self, session: Session, error: &InitiatorError) {
+        if *error == InitiatorError::Contradiction
+            && !std::mem::replace(&mut self.was_contradicted, true)
+        {
+            // The peer's set may have changed between its answers.
+            self.on.reconciling.windows.push_front((session.filter, session.window));
+            return;
+        }
+        if *error == InitiatorError::Contradiction {
+            return self.read_from_now_on(&error.to_string(), false);
+        }
         // The reference rule cannot tell the days of differences, and it trusts fingerprints.
         let is_last = self.reference_rule || self.settings.exact;
         if is_last || self.settings.by == Some(By::Day) {
@@ -331,17 +346,25 @@ impl Machine {
         if !missed(now, deadline) {
             return;
         }
-        if self.on.reconciling.was_answered {
-            self.neg_silences += 1;
-            if self.neg_silences >= MOST_NEG_SILENCES && !self.answers_neg_msg {
-                self.count_silence();
-                return self.read_from_now_on("it answers NEG-OPEN and no NEG-MSG", false);
-            }
-            self.leave_silent("a NEG message");
-        } else {
+        if !self.on.reconciling.was_answered {
             self.count_silence();
             self.read_from_now_on("it does not answer NEG-OPEN", false);
+        } else if self.neg_msg_not_answered("it answers NEG-OPEN and no NEG-MSG") {
+            self.count_silence();
+        } else {
+            self.leave_silent("a NEG message");
         }
+    }
+
+    /// Handles a NEG-MSG without an answer: silence or a hang-up. Returns whether the peer is read
+    /// from now on.
+    pub(super) fn neg_msg_not_answered(&mut self, why: &str) -> bool {
+        self.neg_silences += 1;
+        let is_hopeless = self.neg_silences >= MOST_NEG_SILENCES && !self.answers_neg_msg;
+        if is_hopeless {
+            self.read_from_now_on(why, false);
+        }
+        is_hopeless
     }
 
     /// Passes finished work to the part that requested it. Without a connection only received

@@ -46,7 +46,7 @@ impl Machine {
             return;
         }
         self.begin_work(Work::Forget { session: session.number });
-        if prefix == Some(Prefix::AuthRequired) {
+        if self.waits_for_auth(prefix) {
             self.on.reconciling.windows.push_front((session.filter, window));
             self.auth_required(text);
             return;
@@ -101,7 +101,7 @@ impl Machine {
         if !self.on.reconciling.is_about(subscription) {
             return false;
         }
-        if message::prefix(text) == Some(Prefix::AuthRequired) {
+        if self.waits_for_auth(message::prefix(text)) {
             self.neg_err(text, None);
         } else {
             self.answered();
