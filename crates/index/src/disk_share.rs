@@ -36,6 +36,11 @@ impl DiskShares {
 }
 
 impl DiskShare {
+    /// The bytes that it has.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Takes more bytes. Returns whether there was room for them.
     pub(super) fn grow(&mut self, bytes: u64) -> bool {
         let taken = self.of.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {

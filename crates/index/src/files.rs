@@ -190,8 +190,8 @@ impl IndexFiles {
         catalog: &Catalog,
         may_go_on: &dyn Fn() -> bool,
     ) -> Result<usize, FilesError> {
-        let mark = store.begin_index_mark()?;
-        let sets = catalog.begin_rewrite();
+        let mut sets = Vec::new();
+        let mark = store.begin_index_mark(&mut || sets = catalog.begin_rewrite())?;
         let written = self.write_all(&mark, &sets, may_go_on).and_then(|fresh| {
             store.keep_index_mark(Some(mark))?;
             Ok(fresh)

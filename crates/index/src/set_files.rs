@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 /// Bytes that an item takes in a file, rounded up.
 const BYTES_AN_ITEM: u64 = 41;
-/// Part of the free disk that a file may take: one in this many.
+/// Part of the disk that is free without it that a file may take: one in this many.
 const FREE_PARTS: u64 = 2;
 
 /// The folder of the files, and the bound for all of them together.
@@ -92,7 +92,8 @@ impl SetFileWriter {
     fn write(&mut self, items: &[Item], make_room: &dyn Fn() -> bool) -> Result<(), SetFileError> {
         let bytes = (items.len() as u64).saturating_mul(BYTES_AN_ITEM);
         let disk = rustix::fs::fstatvfs(&self.disk).map_err(io::Error::from)?;
-        if bytes > disk.f_bavail.saturating_mul(disk.f_frsize) / FREE_PARTS {
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize).saturating_add(self.share.bytes());
+        if self.share.bytes().saturating_add(bytes) > free / FREE_PARTS {
             return Err(SetFileError::NoRoom);
         }
         while !self.share.grow(bytes) {

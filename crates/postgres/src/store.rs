@@ -258,9 +258,12 @@ impl MarkedStore for PostgresStore {
         Ok(is_known)
     }
 
-    fn begin_index_mark(&self) -> Result<MarkName, StoreError> {
-        let known = self.inner.node.feed.hold(&self.deadline)?.last();
-        known.map(index_mark::name).ok_or(StoreError::Closed)
+    fn begin_index_mark(&self, take: &mut dyn FnMut()) -> Result<MarkName, StoreError> {
+        // No later commit is published meanwhile: a replica that has the commit has all of the sets.
+        let held = self.inner.node.feed.hold(&self.deadline)?;
+        let known = held.last().ok_or(StoreError::Closed)?;
+        take();
+        Ok(index_mark::name(known))
     }
 
     fn keep_index_mark(&self, _: Option<MarkName>) -> Result<(), StoreError> {

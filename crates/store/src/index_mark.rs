@@ -2,7 +2,8 @@
 //! these instead of all events.
 //!
 //! A *mark* with a random name is made before the files are written, and the files bear that name.
-//! From then on a trigger of the table `event` logs removals, and additions are in later rows. A
+//! Until they are complete, the table has the complement of the name: a copy of the store from
+//! meanwhile may lack commits that the files have, and must not take them for its own. From then on a trigger of the table `event` logs removals, and additions are in later rows. A
 //! mark never lies behind the last row, because the number of a removed last row is reused. All
 //! changes since the mark can be applied to files begun at any time after it: first the removals,
 //! then the additions that still exist. Copies of a store and of its files can diverge, so each
@@ -37,20 +38,31 @@ CREATE TRIGGER event_removed AFTER DELETE ON event WHEN EXISTS (SELECT 1 FROM in
 END;
 ";
 
-/// Creates a mark and returns its name.
+/// Creates a mark that is not yet kept, and returns its name.
 pub(super) fn begin(connection: &Connection) -> rusqlite::Result<MarkName> {
-    connection
+    let begun = connection
         .prepare_cached(
             "INSERT INTO index_mark VALUES (randomblob(16),
                  (SELECT ifnull(max(row), 0) FROM event),
                  (SELECT ifnull(max(seq), 0) FROM removed_item))
              RETURNING name",
         )?
-        .query_row([], |row| row.get(0))
+        .query_row([], |row| row.get(0))?;
+    Ok(complement(begun))
 }
 
-/// Drops every mark except this one.
-pub(super) fn keep_only(connection: &Connection, name: Option<MarkName>) -> rusqlite::Result<()> {
+/// The name under which a mark is until it is kept, and the other way round.
+fn complement(name: MarkName) -> MarkName {
+    name.map(|byte| !byte)
+}
+
+/// Keeps this mark and drops every other one.
+pub(super) fn keep(connection: &Connection, name: Option<MarkName>) -> rusqlite::Result<()> {
+    if let Some(name) = name {
+        connection
+            .prepare_cached("UPDATE index_mark SET name = ?1 WHERE name = ?2")?
+            .execute([name, complement(name)])?;
+    }
     connection
         .prepare_cached("DELETE FROM index_mark WHERE name IS NOT ?1")?
         .execute([name])

@@ -27,14 +27,15 @@ pub trait MarkedStore: EventSource {
         added: &mut dyn FnMut(Item, u16),
     ) -> Result<bool, StoreError>;
 
-    /// Creates a mark for index files, and returns its name once all commits before it are
-    /// published. The sets can be written under that name from then on.
+    /// Creates a mark for index files, and returns its name. `take` is called once all commits
+    /// before the mark are published, and takes the sets for the files. The mark stands once it is
+    /// kept: no copy of the store in which it stands lacks a commit of these sets.
     ///
     /// # Errors
     /// When the store cannot be written or is closed.
-    fn begin_index_mark(&self) -> Result<MarkName, StoreError>;
+    fn begin_index_mark(&self, take: &mut dyn FnMut()) -> Result<MarkName, StoreError>;
 
-    /// Drops every mark except this one, and the changes recorded for the others.
+    /// Keeps this mark and drops every other one, with the changes recorded for the others.
     ///
     /// # Errors
     /// As [`MarkedStore::begin_index_mark`].

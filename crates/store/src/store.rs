@@ -329,12 +329,14 @@ impl MarkedStore for Store {
         self.reader().since_index_mark(name, most, removed, added)
     }
 
-    fn begin_index_mark(&self) -> Result<MarkName, StoreError> {
-        self.inner.writer.note(|connection, _| index_mark::begin(connection))
+    fn begin_index_mark(&self, take: &mut dyn FnMut()) -> Result<MarkName, StoreError> {
+        let mark = self.inner.writer.note(|connection, _| index_mark::begin(connection))?;
+        take();
+        Ok(mark)
     }
 
     fn keep_index_mark(&self, name: Option<MarkName>) -> Result<(), StoreError> {
-        self.inner.writer.note(move |connection, _| index_mark::keep_only(connection, name))?;
+        self.inner.writer.note(move |connection, _| index_mark::keep(connection, name))?;
         let trim = |connection: &Connection, _| index_mark::trim(connection, writer::STEP_ROWS);
         while self.inner.writer.note(trim)? {}
         Ok(())

@@ -6,8 +6,10 @@ use negsync_index::Index;
 use negsync_nostr::VerifiedEvent;
 use negsync_postgres::{Address, PostgresStore};
 use negsync_reconcile::{Item, RangeSet};
-use negsync_store::{Filter, PrivateKinds, Selection, StoreError, StoreOptions};
-use negsync_testserver::{self as server, TestServer};
+use negsync_store::{
+    EventStore, Filter, MarkedStore, PrivateKinds, Selection, StoreError, StoreOptions,
+};
+use negsync_testserver::{self as server, HeardSet, TestServer};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::path::{Path, PathBuf};
@@ -315,4 +317,35 @@ fn a_node_that_starts_while_a_replica_is_promoted_holds_what_that_has() {
     let (index, read) = started(&url, folder.path());
     assert_eq!(read, 0, "of the files that were written since");
     index.close();
+}
+
+/// A replica that has the commit of a mark has all commits of the sets that were taken with it.
+#[test]
+fn the_sets_of_a_mark_are_of_exactly_its_commit() {
+    let Some(server) = TestServer::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (other, _) = started(server.url(), folder.path());
+    let address = Address::parse(server.url()).unwrap();
+    let heard = HeardSet::default();
+    let node = PostgresStore::open(&address, StoreOptions::default(), Box::new(heard.clone()));
+    let (node, ended) = (node.unwrap(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut rng = StdRng::seed_from_u64(8);
+            while !ended.load(Ordering::Relaxed) {
+                store(&other, &notes(&mut rng, 2));
+            }
+        });
+        for _ in 0..30 {
+            let mut taken = 0;
+            let mark = node.begin_index_mark(&mut || taken = heard.items().len()).unwrap();
+            let seq = i64::from_be_bytes(*mark.first_chunk().unwrap());
+            let rows = format!("SELECT count(*)::text FROM negsync.event WHERE seq <= {seq}");
+            let stored = server::query(server.url(), &rows).unwrap();
+            assert_eq!(stored[0][0].as_deref(), Some(taken.to_string().as_str()));
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    node.close();
+    other.close();
 }
