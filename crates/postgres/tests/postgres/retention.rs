@@ -69,7 +69,7 @@ fn both_engines_keep_the_same_by_any_rules() {
         let path = folder.path().join("store.sqlite");
         let now = ManualClock::at(NOW);
         let sqlite = Store::open(&path, options(&now), Box::new(|_| {})).unwrap();
-        let heard = HeardSet::exact();
+        let heard = HeardSet::default();
         let url = server.database();
         let postgres = open_at(&url, heard.clone(), &now);
         let engines: [&dyn EventStore; 2] = [&sqlite, &postgres];
@@ -142,7 +142,7 @@ fn note(rng: &mut StdRng, author: u8, age: u64) -> VerifiedEvent {
 fn every_node_goes_by_the_rules_of_the_database() {
     let Some(server) = TestServer::start() else { return };
     let mut rng = StdRng::seed_from_u64(1);
-    let (heard, other_heard) = (HeardSet::exact(), HeardSet::exact());
+    let (heard, other_heard) = (HeardSet::default(), HeardSet::default());
     let one = open(server.url(), heard.clone());
     let other = open(server.url(), other_heard.clone());
     let by_age = RetentionRule { max_age_s: Some(AGE_S), ..RetentionRule::default() };
