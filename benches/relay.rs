@@ -38,7 +38,7 @@ fn main() {
     let stored = arguments.iter().find_map(|text| text.parse().ok()).unwrap_or(STORED);
     fill(&million, stored);
     println!("store of {stored} events made in {:.0} s", start.elapsed().as_secs_f64());
-    let parts = ["set", "negotiate", "idle", "query", "publish"];
+    let parts = ["set", "negotiate", "large-sets", "idle", "query", "publish"];
     let all = !arguments.iter().any(|text| parts.contains(&text.as_str()));
     let is_asked = |part: &str| all || arguments.iter().any(|text| text == part);
     if is_asked("set") {
@@ -48,6 +48,9 @@ fn main() {
     runtime.block_on(async {
         if is_asked("negotiate") {
             negotiate(&million, stored).await;
+        }
+        if is_asked("large-sets") {
+            large_sets(&million).await;
         }
         if is_asked("idle") {
             idle(&million).await;
@@ -113,9 +116,15 @@ struct Relay {
 
 impl Relay {
     fn start(store: &Path) -> Self {
+        Self::start_with(store, &[])
+    }
+
+    /// With keys of the configuration, by their variables.
+    fn start_with(store: &Path, variables: &[(&str, &str)]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_negsync"))
             .args(["relay", "--listen", "127.0.0.1:0", "--store"])
             .arg(store)
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -264,6 +273,30 @@ async fn negotiate(store: &Path, stored: usize) {
     }
     let grown = (relay.memory() - idle) / 1e6;
     report_most("1,000 sessions on the 1M set, memory", grown, "MB", 20.0);
+}
+
+/// A set that is too large for the set cache's memory, in a file and built for each session.
+async fn large_sets(store: &Path) {
+    let (mut seconds, mut grown) = (Vec::new(), Vec::new());
+    for set_files_mb in ["0", "1024"] {
+        let variables =
+            [("NEGSYNC__INDEX__MEMORY_MB", "8"), ("NEGSYNC__INDEX__SET_FILES_MB", set_files_mb)];
+        let relay = Relay::start_with(store, &variables);
+        let mut client = relay.connect().await;
+        client.ask(&neg_open(0, "{}"), r#"["NEG-MSG""#).await;
+        let idle = relay.anonymous_memory();
+        let mut asked = Vec::new();
+        for number in 1..=11 {
+            asked.push(client.ask(&neg_open(number, r#"{"kinds":[1]}"#), r#"["NEG-MSG""#).await);
+        }
+        seconds.push(median(asked).as_secs_f64());
+        grown.push((relay.anonymous_memory() - idle) / 1e6);
+        relay.stop();
+    }
+    let what = "NEG-OPEN on kind 1 above the set cache's memory, beside without files";
+    report(what, 1.0 / seconds[1], 1.0 / seconds[0], "/s", 50.0);
+    report_most("11 such sessions, memory", grown[1], "MB", 20.0);
+    println!("the same without files: {:.0} MB", grown[0]);
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

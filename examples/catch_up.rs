@@ -16,16 +16,15 @@ const EVENTS: &str = include_str!("three-events.jsonl");
 #[tokio::main]
 pub async fn main() -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
-    let mut arguments = std::env::args().skip(1).filter(|text| text.starts_with("ws"));
-    let (url, relay) = match arguments.next() {
-        Some(url) => (url, None),
+    let mut arguments = std::env::args().skip(1);
+    let (url, filter, relay) = match arguments.next().filter(|text| text.contains("://")) {
+        Some(url) => (url, arguments.next(), None),
         None => {
             let relay = start_relay(&folder.path().join("relay.sqlite")).await?;
-            (format!("ws://{}", relay.address()), Some(relay))
+            (format!("ws://{}", relay.address()), None, Some(relay))
         }
     };
-    let filter = PeerFilter::parse(&std::env::args().nth(2).unwrap_or_else(|| "{}".into()))
-        .unwrap_or_default();
+    let filter = PeerFilter::parse(filter.as_deref().unwrap_or("{}"))?;
 
     let store = folder.path().join("client.sqlite");
     let index = Index::open(&store, StoreOptions::default(), 0)?;

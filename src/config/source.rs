@@ -189,6 +189,11 @@ fn variable_of(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
+/// A variable as it is often written; it would have no effect.
+fn one_underscore(variable: &str) -> String {
+    variable.replace("__", "_")
+}
+
 /// The variables that set keys: key, variable and value, ordered by variable.
 fn overrides(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -198,11 +203,16 @@ fn overrides(
     let mut found = Vec::new();
     for (variable, text) in variables {
         let variable = variable.to_string_lossy().into_owned();
-        if !variable.starts_with(PREFIX) {
+        if !variable.starts_with(&one_underscore(PREFIX)) {
             continue;
         }
         let Some(key) = known.get(&variable) else {
-            let message = unknown(&variable, known.keys());
+            let meant = one_underscore(&variable);
+            let message = match known.keys().find(|name| one_underscore(name) == meant) {
+                Some(name) => format!("its parts need two underscores between them: {name}"),
+                None if variable.starts_with(PREFIX) => unknown(&variable, known.keys()),
+                None => continue,
+            };
             return Err(ConfigError::Variable { variable, message });
         };
         let Ok(text) = text.into_string() else {

@@ -88,7 +88,8 @@ impl ClientAuth {
     /// Checks an AUTH event, except for its signature.
     fn check(&self, event: &Event, now: u64) -> Result<(), String> {
         let is_us = |url: &str| self.us.as_ref().is_some_and(|us| us.is(url));
-        nip42::check(event, &self.challenge, is_us, now)?;
+        let name = self.us.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        nip42::check(event, &self.challenge, is_us, name, now)?;
         let viewer = self.lock();
         if viewer.keys().len() >= MOST_KEYS && !viewer.keys().contains(event.pubkey()) {
             return Err(Prefix::Restricted.before("this connection has shown enough keys"));

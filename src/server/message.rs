@@ -118,6 +118,11 @@ pub fn parse(text: &str, limits: &Limits) -> Result<ClientMessage, MessageRefusa
             _ => Err(refuse_notice(&takes_one_event("EVENT"))),
         },
         "AUTH" => match rest {
+            [text] if is_string(text) => {
+                let example = usage::example("AUTH");
+                let text = "AUTH takes a signed event whose tags name the challenge";
+                Err(refuse_notice(&format!("{text}; type {example}")))
+            }
             [event] => Ok(ClientMessage::Auth(event.get().into())),
             _ => Err(refuse_notice(&takes_one_event("AUTH"))),
         },
@@ -253,6 +258,14 @@ fn takes_one_event(verb: &str) -> String {
     format!("{verb} takes one event; type {}", usage::example(verb))
 }
 
+fn is_string(element: &RawValue) -> bool {
+    element.get().starts_with('"')
+}
+
+fn is_object(element: &RawValue) -> bool {
+    element.get().starts_with('{')
+}
+
 fn refuse_notice(reason: &str) -> MessageRefusal {
     MessageRefusal::notice(Prefix::Invalid, reason)
 }
@@ -350,7 +363,8 @@ fn query(
         let example = usage::example(verb);
         Err(format!("{verb} takes 1 to {} filters; type {example}", limits.filters).into())
     } else {
-        raw.iter().map(|raw| parse_filter(raw.get(), limits)).collect()
+        let several = usage::several_filters(verb);
+        raw.iter().map(|raw| parse_filter(raw.get(), several, limits)).collect()
     };
     match filters {
         Ok(filters) => Ok((id, filters)),
@@ -358,8 +372,15 @@ fn query(
     }
 }
 
-fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, MessageFault> {
-    let filter = Filter::parse(text)?;
+/// `several` says how more than one filter is written.
+fn parse_filter(text: &str, several: &str, limits: &Limits) -> Result<Filter, MessageFault> {
+    let filter = Filter::parse(text).map_err(|error| {
+        let mut fault = MessageFault::from(error);
+        if let Some(hint) = usage::for_filter(text, several) {
+            fault.text.push_str(hint);
+        }
+        fault
+    })?;
     let most = limits.filter_values;
     match filter.value_count() {
         count if count > most => Err(format!("filter: {count} values, maximum {most}").into()),
@@ -371,31 +392,19 @@ fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, MessageFault> {
 fn neg_open(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, MessageRefusal> {
     let id = read_id("NEG-OPEN", rest.first(), limits)?;
     let (filter, payload) = match rest {
-        [_, filter, payload] => (filter, payload),
-        [_, _, _, _] => {
-            return Err(refuse(
-                "NEG-OPEN",
-                id,
-                "five elements are negentropy protocol v0; v1 takes NEG-OPEN, id, filter, hex",
-            ));
-        }
+        [_, filter, payload] if !(is_string(filter) && is_object(payload)) => (filter, payload),
         _ => {
-            return Err(refuse(
-                "NEG-OPEN",
-                id,
-                format!(
-                    "NEG-OPEN takes an id, a filter and a message in hex; type {}",
-                    usage::example("NEG-OPEN")
-                ),
-            ));
+            let elements: Vec<&str> = rest.iter().map(|raw| raw.get()).collect();
+            return Err(refuse("NEG-OPEN", id, usage::for_neg_open(&elements)));
         }
     };
+    let several = usage::several_filters("NEG-OPEN");
     let filters = match serde_json::from_str::<Vec<&RawValue>>(filter.get()) {
         Ok(list) if list.is_empty() || list.len() > limits.filters => {
             Err(format!("NEG-OPEN takes 1 to {} filters", limits.filters).into())
         }
-        Ok(list) => list.iter().map(|raw| parse_filter(raw.get(), limits)).collect(),
-        Err(_) => parse_filter(filter.get(), limits).map(|filter| vec![filter]),
+        Ok(list) => list.iter().map(|raw| parse_filter(raw.get(), several, limits)).collect(),
+        Err(_) => parse_filter(filter.get(), several, limits).map(|filter| vec![filter]),
     };
     match (filters, read_payload(payload)) {
         (Ok(filters), Ok(payload)) => Ok(ClientMessage::NegOpen { id, filters, payload }),
@@ -408,7 +417,10 @@ fn neg_msg(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Message
     let id = read_id("NEG-MSG", rest.first(), limits)?;
     let payload = match rest {
         [_, payload] => read_payload(payload),
-        _ => Err("NEG-MSG takes an id and a message in hex: [\"NEG-MSG\",\"my-id\",\"61...\"]"),
+        _ => {
+            let example = usage::example("NEG-MSG");
+            Err(format!("NEG-MSG takes an id and a message in hex; type {example}"))
+        }
     };
     match payload {
         Ok(payload) => Ok(ClientMessage::NegMsg { id, payload }),
@@ -420,12 +432,18 @@ fn neg_msg(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Message
 #[derive(serde::Deserialize)]
 struct Text<'text>(#[serde(borrow)] Cow<'text, str>);
 
-fn read_payload(raw: &RawValue) -> Result<Vec<u8>, &'static str> {
+fn read_payload(raw: &RawValue) -> Result<Vec<u8>, String> {
     let Text(hex) = serde_json::from_str(raw.get())
-        .map_err(|_| "the message must be a string of hex digits")?;
+        .map_err(|_| "the message must be a string of hex digits, such as \"6100000200\"")?;
     hex::decode(&hex).map_err(|error| match error {
-        HexError::OddLength => "the message has an odd number of hex digits",
-        _ => "the message holds something that is not a hex digit",
+        HexError::Digit { at } => {
+            let wrong = hex.get(at..).and_then(|rest| rest.chars().next()).unwrap_or_default();
+            format!("the message has {wrong:?} at character {at}, which is not a hex digit")
+        }
+        _ => {
+            let digits = hex.len();
+            format!("the message has {digits} hex digits, an odd number; each byte has two")
+        }
     })
 }
 

@@ -37,10 +37,54 @@ pub(super) fn for_text(text: &str, is_cut: bool) -> String {
         return "a message is one array, and goes out as one: type it on one line, up to its ]"
             .to_owned();
     }
+    if text.starts_with('{') && text.contains("\"sig\"") {
+        return format!("type {}", example("EVENT"));
+    }
     // A verb without brackets, or with text before it.
     let first =
         text.split(|c: char| !c.is_ascii_alphabetic() && c != '-').find(|word| !word.is_empty());
     format!("type {}", example(&first.unwrap_or_default().to_ascii_uppercase()))
+}
+
+/// How more than one filter is written in a message of this verb.
+pub(super) fn several_filters(verb: &str) -> &'static str {
+    match verb {
+        "NEG-OPEN" => "; several filters go into one array: [{\"kinds\":[1]},{\"kinds\":[7]}]",
+        _ => "; several filters follow each other: {\"kinds\":[1]},{\"kinds\":[7]}",
+    }
+}
+
+/// A hint for a refused filter that is not an object; it follows the error. `several` is the text
+/// of [`several_filters`].
+pub(super) fn for_filter<'hint>(filter: &str, several: &'hint str) -> Option<&'hint str> {
+    match filter.as_bytes().first() {
+        Some(b'{') => None,
+        Some(b'"') => Some(", without quotation marks around it"),
+        _ => Some(several),
+    }
+}
+
+/// The refusal of a NEG-OPEN whose elements after the verb, an id first, have the wrong number or
+/// order.
+pub(super) fn for_neg_open(elements: &[&str]) -> String {
+    let is_object = |element: &&str| element.starts_with('{');
+    let is_string = |element: &&str| element.starts_with('"');
+    let takes = match elements {
+        [_, payload, filter] if is_string(payload) && is_object(filter) => {
+            "the filter comes before the message"
+        }
+        [_, filters @ .., _] if filters.len() > 1 && filters.iter().all(is_object) => {
+            return format!(
+                "NEG-OPEN takes one filter, or several in one array; type {}",
+                r#"["NEG-OPEN","my-id",[{"kinds":[1]},{"kinds":[7]}],"6100000200"]"#
+            );
+        }
+        [_, _, _, _] => {
+            "five elements are negentropy v0; v1 has no number between filter and message"
+        }
+        _ => "NEG-OPEN takes an id, a filter and a message in hex",
+    };
+    format!("{takes}; type {}", example("NEG-OPEN"))
 }
 
 /// A hint for an array that begins with the unknown `verb`. `rest` are the strings after it.

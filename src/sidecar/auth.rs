@@ -91,7 +91,7 @@ impl SeenAuth {
         let us = host(relay_url);
         let is_us = |url: &str| us.is_some() && host(url) == us;
         let Some(challenge) = self.challenge.as_deref() else { return };
-        if nip42::check(&event, challenge, is_us, now).is_err() {
+        if nip42::check(&event, challenge, is_us, relay_url, now).is_err() {
             return;
         }
         let Ok(event) = event.verify() else { return };

@@ -153,6 +153,8 @@ fn a_wrong_variable_stops_the_start_with_its_name_and_a_hint() {
     let store = directory.path().join("events.sqlite");
     for (variable, value, said) in [
         ("NEGSYNC__STOR__PATH", "a", "did you mean NEGSYNC__STORE__PATH?"),
+        ("NEGSYNC_STORE_PATH", "a", "two underscores between them: NEGSYNC__STORE__PATH"),
+        ("NEGSYNC_INDEX__MEMORY_MB", "8", "NEGSYNC__INDEX__MEMORY_MB"),
         ("NEGSYNC__LIMITS__FILTERS", "0", "0 is not between 1 and 1000"),
         ("NEGSYNC__PEER", "[{ url = \"relay.example.com\" }]", "ws://"),
         ("NEGSYNC__PEER", "[{ url = \"ws://a.onion\" }]", "an onion service needs a proxy"),

@@ -86,6 +86,10 @@ fn what_is_wrong_is_named_with_its_byte() {
         ("61é", "", "byte 1: 'é' is no hex digit"),
         (r#"["NEG-MSG","n","61","61"]"#, "", "NEG-MSG takes an id and hex"),
         (r#"["NEG-OPEN","n",{},16,"6100"]"#, "", "five elements"),
+        (r#"["NEG-OPEN","n",{},{},"6100"]"#, "", "several filters go into one array"),
+        (r#"["NEG-OPEN","n","{}","6100"]"#, "", "no quotation marks around it"),
+        (r#"["NEG-OPEN","n","6100",{}]"#, "", "an id, a filter and hex, in this order"),
+        ("['NEG-MSG','n','61']", "", "have to be double"),
         (r#"["NEG-MSG","n","61""#, "", "column 19"),
         (r#"["NEG","n","61"]"#, "", r#""NEG" is no verb"#),
         (r#"[61]"#, "", "begins with a verb"),
@@ -97,6 +101,17 @@ fn what_is_wrong_is_named_with_its_byte() {
     }
     let nothing = negsync(&["decode", "-"], "\n\n");
     assert!(!nothing.status.success() && nothing.stderr.contains("no message"), "{nothing:?}");
+}
+
+#[test]
+fn a_filter_that_negsync_refuses_is_named() {
+    for filter in [r#"{"kind":[1]}"#, r#"[{"kinds":[1]},{"kind":[1]}]"#] {
+        let ended = negsync(&["decode", &format!(r#"["NEG-OPEN","n",{filter},"6100000200"]"#)], "");
+        assert!(ended.status.success(), "{ended:?}");
+        let expected = "negsync as the relay refuses the filter: kind: not a filter key of this \
+                        relay; it is kinds, with an array";
+        assert_eq!(last_line(&ended), expected);
+    }
 }
 
 /// A bound in its full form.

@@ -50,10 +50,14 @@ async fn an_auth_event_that_is_not_right_is_refused_with_its_reason() {
     let mut changed = good.clone();
     changed["content"] = json!("changed");
     let tags = |tags: Value| author.event(22_242, now, tags, "");
+    let host = url.trim_start_matches("ws://");
+    let relay_fault = format!("invalid: relay: is not the URL of this relay, {host}");
+    let challenge_fault =
+        format!("invalid: challenge: is not the one that this connection was given, {challenge}");
     for (event, reason) in [
-        (author.authentication(now, &url, &other.challenge), "invalid: challenge"),
-        (author.authentication(now, &url, ""), "invalid: challenge"),
-        (author.authentication(now, "ws://relay.example", &challenge), "invalid: relay"),
+        (author.authentication(now, &url, &other.challenge), challenge_fault.as_str()),
+        (author.authentication(now, &url, ""), &challenge_fault),
+        (author.authentication(now, "ws://relay.example", &challenge), &relay_fault),
         (author.authentication(now, "", &challenge), "invalid: relay"),
         (tags(json!([["challenge", challenge]])), "invalid: relay"),
         (tags(json!([["relay", url]])), "invalid: challenge"),

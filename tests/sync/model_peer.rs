@@ -272,6 +272,7 @@ impl PeerPlan {
         };
         let seconds = [1, 3, 50, 5_000][rng.random_range(0..4)];
         // Without an order, or of one second, such a page cannot be told from a complete one.
+        faults.kinds_cap = faults.kinds_cap.filter(|most| seconds >= 50 && *most >= 15);
         let has_cap_from = seconds >= 50 && !by_arrival && rng.random_bool(0.1);
         faults.cap_from = has_cap_from.then(|| rng.random_range(20..40));
         let told_cap = faults.cap.filter(|_| rng.random_bool(0.5));

@@ -10,7 +10,7 @@ use negsync_store::{
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -250,19 +250,30 @@ fn a_set_that_is_acknowledged_is_in_the_next_snapshot_even_before_the_index_is_l
     }
 }
 
-/// Three items on a disk that may fail to be read.
+/// Items on a disk that may fail to be read, one a second, which match every filter.
 #[derive(Clone)]
-struct Faulty {
+struct Disk {
     fails: bool,
+    seconds: Range<u64>,
+    // The number of items that scans have visited.
+    visited: Arc<AtomicUsize>,
     deadline: Deadline,
     clock: Clock,
 }
 
-fn disk(fails: bool) -> Faulty {
-    Faulty { fails, deadline: Deadline::default(), clock: Clock::system() }
+impl Disk {
+    fn of(seconds: Range<u64>, clock: Clock) -> Self {
+        let (visited, deadline) = (Arc::default(), Deadline::default());
+        Self { fails: false, seconds, visited, deadline, clock }
+    }
 }
 
-impl EventSource for Faulty {
+/// A disk with three items.
+fn disk(fails: bool) -> Disk {
+    Disk { fails, ..Disk::of(1..4, Clock::system()) }
+}
+
+impl EventSource for Disk {
     fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
         Arc::new(Self { deadline, ..self.clone() })
     }
@@ -297,16 +308,20 @@ impl EventSource for Faulty {
     }
 }
 
-impl SourceSnapshot for Faulty {
+impl SourceSnapshot for Disk {
     fn items(
         &self,
-        _: &Filter,
+        filter: &Filter,
         visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         if self.fails {
             return Err(StoreError::NotWritten("a bad sector".into()));
         }
-        let _ = (1..=3).try_for_each(|at| visit(Item::new(at, [at as u8; 32])));
+        let first = filter.since.unwrap_or(0).max(self.seconds.start);
+        let _ = (first..self.seconds.end).try_for_each(|at| {
+            self.visited.fetch_add(1, Ordering::Relaxed);
+            visit(Item::new(at, [at as u8; 32]))
+        });
         Ok(())
     }
 }
@@ -324,84 +339,20 @@ fn an_index_that_could_not_be_loaded_is_whole_once_the_disk_can_be_read_again() 
     assert_eq!(catalog.snapshot(&disk(true), &all, 10).unwrap().len(), 3);
 }
 
-/// As many items as asked for, one a second, that match every filter. Counts those it visits.
-#[derive(Clone)]
-struct Counted {
-    items: u64,
-    visited: Arc<AtomicUsize>,
-    deadline: Deadline,
-    clock: Clock,
-}
-
-impl EventSource for Counted {
-    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
-        Arc::new(Self { deadline, ..self.clone() })
-    }
-
-    fn deadline(&self) -> &Deadline {
-        &self.deadline
-    }
-
-    fn clock(&self) -> &Clock {
-        &self.clock
-    }
-
-    fn catch_up(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
-        work(self)
-    }
-
-    fn read_at_commit(
-        &self,
-        beside: &mut dyn FnMut(),
-        work: &mut Work<'_>,
-    ) -> Result<(), StoreError> {
-        beside();
-        work(self)
-    }
-
-    fn events(&self, _: &[[u8; 32]], _: &mut dyn FnMut(&Item, &str)) -> Result<(), StoreError> {
-        Ok(())
-    }
-}
-
-impl SourceSnapshot for Counted {
-    fn items(
-        &self,
-        filter: &Filter,
-        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        let _ = (filter.since.unwrap_or(0)..self.items).try_for_each(|at| {
-            self.visited.fetch_add(1, Ordering::Relaxed);
-            visit(Item::new(at, [7; 32]))
-        });
-        Ok(())
-    }
-}
-
 /// A session over a part of such a set scanned for the whole set each time.
 #[test]
 fn a_set_that_cannot_be_kept_is_scanned_for_once_in_ten_minutes() {
     let clock = ManualClock::at(NOW);
-    let visited = Arc::<AtomicUsize>::default();
-    let deadline = Deadline::default();
-    let source = Counted {
-        items: 20_000,
-        visited: Arc::clone(&visited),
-        deadline,
-        clock: Clock::from(&clock),
-    };
+    let source = Disk::of(0..20_000, Clock::from(&clock));
+    let visited = || source.visited.load(Ordering::Relaxed);
     let catalog = Catalog::new(200_000, &PrivateKinds::default());
     catalog.load(&source).unwrap();
     let filter = Filter::parse(r#"{"kinds":[1],"since":12000}"#).unwrap();
     let cost = || {
-        let before = visited.load(Ordering::Relaxed);
+        let before = visited();
         let set = catalog.snapshot(&source, std::slice::from_ref(&filter), 10_000).unwrap();
         assert_eq!(set.len(), 8_000);
-        visited.load(Ordering::Relaxed) - before
+        visited() - before
     };
     let first = cost();
     // More than the 5,000 of a cheap set, and then the set itself.

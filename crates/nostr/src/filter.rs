@@ -146,7 +146,7 @@ impl Filter {
     }
 }
 
-const OBJECT: &str = "must be a JSON object, such as {\"kinds\":[1]}; several follow each other";
+const OBJECT: &str = "must be a JSON object, such as {\"kinds\":[1]}";
 const HEX_32: &str = "must be an array of strings of 64 hex digits each, not npub or note";
 const KINDS: &str = "must be an array of whole numbers from 0 to 65535";
 

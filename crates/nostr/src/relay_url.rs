@@ -328,6 +328,17 @@ impl RelayName {
     }
 }
 
+/// As in a URL, without the scheme: `relay.example.com:7777/path`.
+impl Display for RelayName {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.host)?;
+        if let Some(port) = self.port {
+            write!(f, ":{port}")?;
+        }
+        f.write_str(self.path.as_deref().unwrap_or_default().trim_end_matches('/'))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -464,6 +475,7 @@ mod tests {
         let host = RelayName::of_host("127.0.0.1:7777").unwrap();
         assert!(host.is("ws://127.0.0.1:7777/") && host.is("wss://127.0.0.1:7777/any"));
         assert!(!host.is("ws://127.0.0.1/") && !host.is("ws://localhost:7777"));
+        assert_eq!(host.to_string(), "127.0.0.1:7777");
         assert!(RelayName::of_host("relay.example.com").unwrap().is("wss://relay.example.com:443"));
         assert!(RelayName::of_host("[::1]:9").unwrap().is("ws://[::1]:9/"));
         assert_eq!(RelayName::of_host(""), None);

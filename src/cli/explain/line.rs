@@ -44,7 +44,11 @@ impl<'line> JsonLine<'line> {
     /// Parses `text`, which comes after `before` bytes of prompts.
     pub(super) fn read(text: &'line str, before: usize) -> Result<Self, String> {
         let raw: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| {
-            let reason = format!("the line is no JSON array of a message: {error}");
+            let hint = match text.contains('\'') && !text.contains('"') {
+                true => "; the quotation marks have to be double (\")",
+                false => "",
+            };
+            let reason = format!("the line is not a JSON array: {error}{hint}");
             wrong_at(before + byte_of(&error, text), &reason)
         })?;
         let elements = raw.into_iter().map(|raw| {
@@ -59,6 +63,10 @@ impl<'line> JsonLine<'line> {
     /// The elements that are strings, each at its index.
     pub(super) fn strings(&self) -> Vec<Option<&str>> {
         self.elements.iter().map(|element| element.value.as_str()).collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.elements.len()
     }
 
     /// The element at index `place`.

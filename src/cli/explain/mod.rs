@@ -7,6 +7,7 @@ mod wants;
 use line::{ElementShape, JsonLine};
 use negsync::hex::{self, HexError};
 use negsync::reconcile::message::{DecodeFault, PROTOCOL_VERSION};
+use negsync::store::{Filter, FilterError};
 use ranges::{counted, show_bound, write_table};
 use serde_json::Value;
 use std::fmt::Write;
@@ -60,17 +61,21 @@ fn explain_line(
     all: bool,
     out: &mut String,
 ) -> Result<(), String> {
-    use ElementShape::{Filter, Optional, String as Text};
+    use ElementShape::{Optional, String as Text};
     match *line.strings().as_slice() {
-        [Some("NEG-OPEN"), Some(id), None, Some(hex)] if Filter.fits(line.get(2)) => {
+        [Some("NEG-OPEN"), Some(id), None, Some(hex)] if ElementShape::Filter.fits(line.get(2)) => {
             let filter = line.get(2).map(Value::to_string).unwrap_or_default();
             let what = format!("NEG-OPEN {id:?} over {filter}");
-            explain_hex(hex, Sender::Client, &what, all, out)
+            explain_hex(hex, Sender::Client, &what, all, out)?;
+            if let Some(error) = line.get(2).and_then(filter_fault) {
+                let _ = writeln!(out, "negsync as the relay refuses the filter: {error}");
+            }
+            Ok(())
         }
-        [Some("NEG-OPEN"), ..] => Err(line.misshapen(
-            &[Text, Text, Filter, Text],
-            "NEG-OPEN takes an id, a filter and hex; v0 of negentropy had five elements",
-        )),
+        [Some("NEG-OPEN"), ..] => {
+            let reason = format!("NEG-OPEN takes an id, a filter and hex{}", open_hint(line));
+            Err(line.misshapen(&[Text, Text, ElementShape::Filter, Text], &reason))
+        }
         [Some("NEG-MSG"), Some(id), Some(hex)] => {
             explain_hex(hex, sender, &format!("NEG-MSG {id:?}"), all, out)
         }
@@ -105,6 +110,27 @@ fn explain_line(
     }
 }
 
+/// Why this NEG-OPEN may have the wrong form, to follow the error.
+fn open_hint(line: &JsonLine<'_>) -> &'static str {
+    let is_object = |place| line.get(place).is_some_and(Value::is_object);
+    let is_string = |place| line.get(place).is_some_and(Value::is_string);
+    match line.len() {
+        4 if is_string(2) && is_object(3) => ", in this order",
+        4 if is_string(2) => "; the filter has no quotation marks around it",
+        5.. if is_object(2) && is_object(3) => "; several filters go into one array",
+        5 => "; v0 of negentropy had five elements",
+        _ => "",
+    }
+}
+
+/// The first fault of a filter, or of an array of filters.
+fn filter_fault(value: &Value) -> Option<FilterError> {
+    match value {
+        Value::Array(filters) => filters.iter().find_map(filter_fault),
+        filter => Filter::from_json(filter).err(),
+    }
+}
+
 fn explain_hex(
     hex: &str,
     sender: Sender,
@@ -120,8 +146,8 @@ fn explain_hex(
         }
         // Negentropy v1, "Protocol version".
         DecodeFault::OtherVersion(byte) => format!(
-            "{wrong} but means version {}; who speaks only v1 answers with 61 alone, and the \
-             sender may begin anew in v1",
+            "{wrong} but means version {}; a relay that supports only v1 answers with 61, and the \
+             client can begin again in v1",
             byte & 0x0f
         ),
         _ => wrong.to_string(),
