@@ -58,7 +58,8 @@ impl BadLines {
             None => line.to_string(),
         };
         self.by_field.entry(field.to_owned()).or_insert_with(|| (0, place())).0 += 1;
-        (self.count == MOST_SHOWN + 1).then(|| "more lines that are no events are counted".into())
+        (self.count == MOST_SHOWN + 1)
+            .then(|| "further lines that are not events are only counted".into())
     }
 
     /// The number of bad lines.
@@ -72,9 +73,12 @@ impl BadLines {
         let by_field: Vec<String> = self
             .by_field
             .iter()
-            .map(|(field, (count, first))| format!("{count} {field} (first in line {first})"))
+            .map(|(field, (count, first))| format!("{field} {count} (first in line {first})"))
             .collect();
-        let mut text = format!("and {more} more lines are no events: {}", by_field.join(", "));
+        let mut text = format!(
+            "{more} further lines are not events, by the wrong field: {}",
+            by_field.join(", ")
+        );
         match self.rest.finish() {
             Ok(()) => text += &format!("; they are listed in {}", self.rest.path.display()),
             Err(error) => {

@@ -66,7 +66,7 @@ fn check(file: Option<&PathBuf>) -> anyhow::Result<ExitCode> {
     let what = file.map_or("the environment".to_owned(), |file| file.display().to_string());
     let _ = writeln!(
         std::io::stdout(),
-        "{what}: nothing is wrong; {changed} of {} keys are not at their defaults",
+        "{what}: nothing is wrong; {changed} of {} keys differ from their defaults",
         Config::keys().len()
     );
     Ok(ExitCode::SUCCESS)

@@ -283,8 +283,8 @@ fn many_bad_lines_are_summed_up() {
     assert_eq!(said.len(), 22, "{ended:?}");
     assert!(said[0].starts_with("line 2: ") && said[19].starts_with("line 21: "), "{said:?}");
     let rest = directory.path().join("events.sqlite.import-errors");
-    let summed_up =
-        "and 22 more lines are no events: 10 event (first in line 22), 12 id (first in line 32)";
+    let summed_up = "22 further lines are not events, by the wrong field: event 10 (first in line 22), \
+         id 12 (first in line 32)";
     assert_eq!(said[21], format!("{summed_up}; they are listed in {}", rest.display()));
     let listed = std::fs::read_to_string(&rest).unwrap();
     let listed: Vec<&str> = listed.lines().collect();

@@ -30,6 +30,9 @@ pub(crate) struct ChangeFeed {
     table: &'static RelayTable,
     slot: String,
     oid: u32,
+    /// The version of the publication's rows. Changes are decoded with the publication of their
+    /// time, so one that was changed and changed back has left something out.
+    publication: String,
     /// The columns that are read, with the numbers of their types.
     read: HashMap<String, u32>,
     /// The names of the table's columns, once the feed has sent them.
@@ -46,6 +49,7 @@ impl ChangeFeed {
         (table.check)(&session)?;
         let oid = check_table(&session, table)?;
         publish(&session, table)?;
+        let publication = session.row(publication_version(oid))?.try_get(0)?;
         let pid: i32 = session.row("SELECT pg_backend_pid()")?.try_get(0)?;
         let slot = format!("negsync_attach_{pid}");
         session
@@ -55,7 +59,7 @@ impl ChangeFeed {
             .map_err(|error| slot_hint(&session, error))?;
         let read = columns_read(&session, table)?;
         let (columns, recent) = (Vec::new(), VecDeque::new());
-        Ok(Self { session, table, slot, oid, read, columns, recent, transaction: 0 })
+        Ok(Self { session, table, slot, oid, publication, read, columns, recent, transaction: 0 })
     }
 
     /// The position up to which the log is on the server's disk: every commit acknowledged with
@@ -75,20 +79,24 @@ impl ChangeFeed {
     }
 
     /// The written and the flushed end of the log. Fails if the table was replaced, is no longer
-    /// published, or is published only in part.
+    /// published, or is or was published only in part.
     fn positions(&self) -> Outcome<(i64, i64)> {
         let (oid, RelayTable { table, .. }) = (self.oid, self.table);
         let row = self.session.row(format!(
             "SELECT (pg_current_wal_insert_lsn() - '0/0')::int8,
                 (pg_current_wal_flush_lsn() - '0/0')::int8,
                 to_regclass('{table}')::oid = {oid}, EXISTS ({}),
-                EXISTS (SELECT FROM pg_publication WHERE pubname = '{PUBLICATION}')",
-            published(&oid.to_string())
+                EXISTS (SELECT FROM pg_publication WHERE pubname = '{PUBLICATION}'), ({})",
+            published(&oid.to_string()),
+            publication_version(oid)
         ))?;
         let lost = if row.try_get::<_, Option<bool>>(2)? != Some(true) {
             "was replaced"
         } else if row.try_get(3)? {
-            return Ok((row.try_get(0)?, row.try_get(1)?));
+            if row.try_get::<_, Option<String>>(5)?.as_ref() == Some(&self.publication) {
+                return Ok((row.try_get(0)?, row.try_get(1)?));
+            }
+            "was published differently for a time"
         } else if row.try_get(4)? {
             "is published only in part"
         } else {
@@ -301,6 +309,15 @@ fn published(table: &str) -> String {
             AND pubinsert AND pubupdate AND pubdelete AND pubtruncate
             AND to_jsonb(pg_publication_rel) ->> 'prqual' IS NULL
             AND to_jsonb(pg_publication_rel) ->> 'prattrs' IS NULL"
+    )
+}
+
+/// A query for the version of the publication's rows: another one after each change of them.
+fn publication_version(table: u32) -> String {
+    format!(
+        "SELECT string_agg(concat_ws('.', p.oid, p.xmin, r.oid, r.xmin), ' ')
+         FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+         WHERE p.pubname = '{PUBLICATION}' AND r.prrelid = {table}"
     )
 }
 

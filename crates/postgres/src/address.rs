@@ -88,7 +88,11 @@ impl Address {
         let (url, own) = take_parameters(url);
         // The error's text may contain parts of the URL.
         let mut config: Config = url.parse().map_err(|_| {
-            StoreError::Address("not a URL of PostgreSQL: postgres://user@host/database".to_owned())
+            let reason = match wrong_parameter(&url) {
+                Some(key) => format!("its parameter {key} is unknown or has a wrong value"),
+                None => "not a URL of PostgreSQL: postgres://user@host/database".to_owned(),
+            };
+            StoreError::Address(reason)
         })?;
         let patience = match own.tcp_user_timeout {
             Some(text) => match text.parse() {
@@ -196,6 +200,19 @@ fn take_parameters(url: &str) -> (String, OwnParameters) {
     let left: Vec<&str> = parameters.split('&').filter(is_left).collect();
     let mark = if left.is_empty() { "" } else { "?" };
     (format!("{before}{mark}{}", left.join("&")), own)
+}
+
+/// The name of the first parameter that the client library does not accept.
+fn wrong_parameter(url: &str) -> Option<&str> {
+    let (_, parameters) = url.split_once('?')?;
+    let accepted =
+        |parameter: &str| format!("postgres://host?{parameter}").parse::<Config>().is_ok();
+    let wrong = parameters.split('&').find(|parameter| !accepted(parameter))?;
+    let key = wrong.split_once('=').map_or(wrong, |(key, _)| key);
+    let is_name =
+        |key: &str| key.bytes().all(|letter| letter == b'_' || letter.is_ascii_lowercase());
+    // Anything else may be a part of a password.
+    is_name(key).then_some(key)
 }
 
 /// Adds the parts that are missing in the URL.
@@ -357,6 +374,21 @@ mod tests {
         ] {
             let error = Address::parse(wrong).unwrap_err();
             assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_is_not_accepted_is_named() {
+        for wrong in ["gssencmode=disable", "connect_timeout=soon", "application_name=a&gssencmode"]
+        {
+            let url = format!("postgres://me:secret@db.example/events?{wrong}");
+            let error = Address::parse(&url).unwrap_err().to_string();
+            assert!(
+                error.contains("parameter gssencmode")
+                    || error.contains("parameter connect_timeout"),
+                "{error}"
+            );
+            assert!(!error.contains("secret") && !error.contains("soon"), "{error}");
         }
     }
 

@@ -13,7 +13,8 @@ impl Fault {
     /// The text of the error, with the server's own reason.
     pub(crate) fn in_words(error: &tokio_postgres::Error) -> String {
         if let Some(refused) = error.as_db_error() {
-            let hint = refused.hint().map_or(String::new(), |hint| format!("; {hint}"));
+            let hint = refused.hint().or_else(|| hint_of(refused.code()));
+            let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
             return format!("{} (SQLSTATE {}){hint}", refused.message(), refused.code().code());
         }
         match std::error::Error::source(error) {
@@ -29,10 +30,22 @@ impl fmt::Display for Fault {
     }
 }
 
-impl std::error::Error for Fault {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.0)
+// Without a source: its text is part of this one.
+impl std::error::Error for Fault {}
+
+/// What to do about an error for which the server has no hint.
+fn hint_of(code: &SqlState) -> Option<&'static str> {
+    if *code == SqlState::INSUFFICIENT_PRIVILEGE {
+        return Some(
+            "grant it to the role of the URL; the first start of a store needs CREATE on the database",
+        );
     }
+    if *code == SqlState::TOO_MANY_CONNECTIONS {
+        return Some(
+            "raise max_connections or the role's limit; a relay needs store.readers plus five connections",
+        );
+    }
+    (*code == SqlState::INVALID_CATALOG_NAME).then_some("make it with CREATE DATABASE")
 }
 
 /// The server or the network does not answer.

@@ -6,7 +6,7 @@ use crate::connection::{Parameter, ServerSession};
 use crate::fault::fault;
 use crate::history::{CommitHistory, KnownCommit};
 use crate::repair::{self, LostTail, Repair};
-use crate::transaction::{FeedAdvance, FeedPlace};
+use crate::transaction::{FeedAdvance, FeedPlace, head_row};
 use futures_util::TryStreamExt;
 use negsync_reconcile::Item;
 use negsync_store::{Change, Deadline, FeedLag, Listener, PrivateKinds, Step, StoreError};
@@ -161,9 +161,8 @@ impl Feed {
         let known: [Parameter<'_>; 1] = [&last.map_or(-1, |last| last.seq)];
         let head = connection.query(HEAD, &known);
         let head = connection.within(patience, async { head.await.map_err(fault) }).await?;
-        let Some(head) = head.first() else {
-            return Ok(News { next_expiry: u64::MAX, is_vanishing: false, found: Found::Nothing });
-        };
+        let row = head_row(connection, &head);
+        let head = connection.within(patience, async { row.await.map_err(fault) }).await?;
         let now = FeedPlace::read(head).map_err(fault)?;
         let is_there: Option<i64> = head.try_get(2).map_err(fault)?;
         let next_expiry: Option<i64> = head.try_get(3).map_err(fault)?;

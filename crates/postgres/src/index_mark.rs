@@ -3,7 +3,7 @@
 
 use crate::connection::ServerSession;
 use crate::reading::{StoreReading, read_item};
-use crate::transaction::FeedPlace;
+use crate::transaction::{FeedPlace, head_row};
 use negsync_reconcile::Item;
 use negsync_store::{MarkName, StoreError};
 use tokio_postgres::types::Type;
@@ -70,7 +70,7 @@ async fn head_if_few(
                 FROM feed_commit c WHERE c.seq > $1 AND c.seq <= h.seq)
         FROM head h";
     let rows = connection.query(HEAD, &[&since.seq, &since.mark]).await?;
-    let Some(row) = rows.first() else { return Ok(None) };
+    let row = head_row(connection, &rows).await?;
     let (head, stands, events): (i64, bool, i64) =
         (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     let is_few = usize::try_from(events).is_ok_and(|events| events <= most);

@@ -10,7 +10,7 @@ use crate::history::CommitHistory;
 use crate::reading::{BEGIN, StoreReading};
 use crate::replica::log_replica;
 use crate::size::{self, StoreSize};
-use crate::transaction::{FeedPlace, retention};
+use crate::transaction::{FeedPlace, head_row, retention};
 use crate::writer::{NodeJob, NodeQueue};
 use crate::{lease, schema};
 use negsync_store::{
@@ -155,12 +155,12 @@ impl StoreNode {
         const HEAD: &str = "SELECT seq, mark, (SELECT max(number) FROM ephemeral) FROM head";
         let head = with_connection(&self.looks, &self.engine, async |connection| {
             let rows = connection.query(HEAD, &[]).await?;
-            let Some(row) = rows.first() else { return Ok((None, None)) };
-            Ok((Some(FeedPlace::read(row)?), row.try_get::<_, Option<i64>>(2)?))
+            let row = head_row(connection, &rows).await?;
+            Ok((FeedPlace::read(row)?, row.try_get::<_, Option<i64>>(2)?))
         });
         let (head, newest) = head.inspect_err(|_| self.feed.lost())?;
         let is_behind =
-            !self.feed.is_current() || head != self.feed.hold(&Deadline::default())?.last();
+            !self.feed.is_current() || Some(head) != self.feed.hold(&Deadline::default())?.last();
         if is_behind {
             self.look(&Deadline::default())?;
         } else {

@@ -296,6 +296,32 @@ fn a_publication_that_leaves_something_out_ends_the_answers_until_it_is_whole_ag
     }
 }
 
+/// The feed decodes a change with the publication of its time.
+#[test]
+fn a_publication_that_left_something_out_for_a_time_has_everything_read_anew() {
+    let Some(server) = server() else { return };
+    let mut rng = StdRng::seed_from_u64(4);
+    let mut relay = Relay::new(&server, RelayTables::Nostream);
+    relay.publish(&mut rng).iter().for_each(|sql| relay.run(sql));
+    let heard = HeardSet::exact();
+    let source = attach(&relay, &heard);
+    let changes = [
+        (
+            "ALTER PUBLICATION negsync_attach SET (publish = 'insert')",
+            "ALTER PUBLICATION negsync_attach SET (publish = 'insert, update, delete, truncate')",
+        ),
+        ("DROP PUBLICATION negsync_attach", "CREATE PUBLICATION negsync_attach FOR TABLE events"),
+    ];
+    for (part, whole) in changes {
+        let begun = heard.begun();
+        relay.run(&format!("BEGIN; {part}; DELETE FROM events; {whole}; COMMIT"));
+        begun_anew(&heard, begun + 1);
+        assert_exact(&relay, &source, &heard, part);
+        relay.publish(&mut rng).iter().for_each(|sql| relay.run(sql));
+        assert_exact(&relay, &source, &heard, whole);
+    }
+}
+
 /// A change that was interrupted by a panic does not count as applied.
 #[test]
 fn everything_is_read_anew_after_a_look_that_panicked() {

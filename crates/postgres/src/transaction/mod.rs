@@ -59,6 +59,27 @@ impl FeedAdvance {
     }
 }
 
+/// The row of `head`. Without it, as while a backup is being restored, nothing is read or written:
+/// the order of commits is unknown.
+pub(crate) async fn head_row<'rows>(
+    connection: &ServerSession,
+    rows: &'rows [Row],
+) -> Result<&'rows Row, Error> {
+    // The server raises the error, so that it has a code and a hint as any other.
+    const RAISE: &str = "DO $$ BEGIN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = 'the table negsync.head is empty',
+            HINT = 'wait for the end of a restore, or restore a backup';
+        END $$";
+    loop {
+        match rows.first() {
+            Some(row) => return Ok(row),
+            // Always fails.
+            None => connection.client().batch_execute(RAISE).await?,
+        }
+    }
+}
+
 /// Locks the row of `head` until the end of the transaction. Returns the last commit.
 async fn begin(connection: &ServerSession) -> Result<FeedPlace, Error> {
     begin_with(connection, async { Ok(()) }).await.map(|(before, ())| before)
@@ -74,7 +95,7 @@ async fn begin_with<T>(
     let head = connection.prepared(HEAD).await?;
     let begin = connection.client().batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED");
     let ((), head, first) = try_join3(begin, connection.client().query(&head, &[]), first).await?;
-    let before = head.first().map_or(Ok(FeedPlace { seq: 0, mark: 0 }), FeedPlace::read)?;
+    let before = FeedPlace::read(head_row(connection, &head).await?)?;
     Ok((before, first))
 }
 

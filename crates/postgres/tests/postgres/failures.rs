@@ -466,3 +466,30 @@ fn where_the_disk_of_the_server_is_full_events_are_refused_and_what_is_acknowled
     store.close();
     server.server().kill();
 }
+
+#[test]
+fn without_the_order_of_commits_nothing_is_read_or_written() {
+    let Some(server) = TestServer::start() else { return };
+    let mut rng = StdRng::seed_from_u64(5);
+    let (heard, other_heard) = (HeardSet::default(), HeardSet::default());
+    let (one, other) = (open(server.url(), heard.clone()), open(server.url(), other_heard.clone()));
+    let (stored, refused, later) = (notes(&mut rng, 5), notes(&mut rng, 5), notes(&mut rng, 5));
+    store_all(&one, &stored);
+    // A restore that is not one transaction fills the tables one after the other.
+    let before = "CREATE TABLE kept AS SELECT * FROM negsync.head; DELETE FROM negsync.head";
+    server::run(server.url(), before).unwrap();
+    for event in &refused {
+        let outcomes = one.publish(vec![support::again(event)]).unwrap();
+        let is_named = |said: &str| said.contains("negsync.head is empty");
+        assert!(matches!(&outcomes[..], [Outcome::Failed(said)] if is_named(said)), "{outcomes:?}");
+    }
+    assert!(set(&one, &heard).is_err());
+    assert!(set(&other, &other_heard).is_err());
+    assert!(other.follow_others().is_err());
+    server::run(server.url(), "INSERT INTO negsync.head SELECT * FROM kept").unwrap();
+    assert_eq!(set(&other, &other_heard).unwrap(), items(&stored));
+    store_all(&other, &later);
+    let all = &items(&stored) | &items(&later);
+    assert_eq!(set(&one, &heard).unwrap(), all);
+    assert_eq!((heard.begun(), other_heard.begun()), (1, 1), "nothing was read anew");
+}
