@@ -179,7 +179,7 @@ async fn messages(watch: &mut Watch<'_>) {
     client.ask(&json!(["NEG-MSG", "n", EMPTY_SET])).await;
     client.send(&json!(["NEG-CLOSE", "n"])).await;
     client.ask(&json!(["WHAT"])).await;
-    client.ask(&json!(["AUTH", "what"])).await;
+    client.ask(&json!(["AUTH", {}])).await;
     let verbs =
         ["EVENT", "AUTH", "REQ", "CLOSE", "COUNT", "NEG-OPEN", "NEG-MSG", "NEG-CLOSE", "invalid"];
     let rows = verbs.map(|verb| format!("negsync_messages_total{{verb=\"{verb}\"}}"));
