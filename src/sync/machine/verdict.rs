@@ -243,6 +243,10 @@ impl Machine {
         if self.is_contradicted() {
             return false;
         }
+        // A reading after the first lacks events that the peer took, or showed, before.
+        if may_go_on && round.waits && !self.has_waited {
+            return true;
+        }
         if is_whole && self.reads_again() {
             return true;
         }
