@@ -4,15 +4,20 @@
 //!
 //! `NEGSYNC_INDEX_RUNS` and `NEGSYNC_SEED` set the number of runs and the first seed.
 
-use super::*;
-use negsync_store::{Event, ManualClock, StoreError, Synchronous, VerifiedEvent};
+use super::keeper::WriteRule;
+use super::{Index, ItemSet, SetCacheSize};
+use negsync_reconcile::Item;
+use negsync_store::{
+    Clock, Event, Filter, ManualClock, PrivateKinds, StoreError, StoreOptions, Synchronous,
+    VerifiedEvent,
+};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt, SeedableRng};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
