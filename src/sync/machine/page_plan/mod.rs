@@ -6,7 +6,9 @@
 //! second that may hold more than a page is split by kind, then by author. A range that no split
 //! can prove is a gap ([`Unseen`]).
 
+mod doubts;
 mod page;
+mod part;
 mod split;
 mod until;
 
@@ -15,64 +17,19 @@ pub(crate) use page::{Hint, Page, PageEvent, ShownPart};
 
 use super::Id;
 use crate::sync::filter::{PeerFilter, Window};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use doubts::UNCUT_EVENTS;
+use part::{Level, Part};
+use std::collections::{BTreeSet, HashSet};
 use until::UntilRule;
 
 /// Maximum number of values in one list of a filter; some relays return nothing for longer lists.
 pub(crate) const MOST_VALUES: usize = 500;
 /// Number of values for which a peer answers, if it answers lists at all.
 const FEW_VALUES: usize = 8;
-/// A page of at most this many events counts as complete. A peer that cuts pages below it cannot be
-/// read.
-const UNCUT_EVENTS: usize = 2;
 /// Maximum number of authors that are remembered, to be requested one by one.
 const MOST_AUTHORS: usize = 5_000;
 /// Maximum number of gaps that are reported.
 const MOST_GAPS: usize = 100;
-/// Events of a closing question may be this much older than the start of the reading: they were on
-/// their way to the peer.
-const LATE_S: u64 = 60;
-
-/// A part that is still to be read.
-#[derive(Debug, Clone)]
-struct Part {
-    /// Restricted to kinds, authors or values; its times are those of `window`.
-    filter: PeerFilter,
-    window: Window,
-    level: Level,
-    /// Ids of the second `window.until` that earlier pages showed.
-    carry: HashSet<Id>,
-    /// Whether this part is the rest of a page: nothing new is expected, unless the page was cut.
-    follows: bool,
-    /// The number of events on that page; 0 if the peer said that it was cut.
-    above: usize,
-    is_closing: bool,
-    /// Whether the previous page claimed to be the last (NIP-67): this part verifies that.
-    checks_finish: bool,
-    /// Whether this part verifies the announced maximum: it must show nothing new.
-    checks_limit: bool,
-}
-
-impl Part {
-    /// Whether a page of a part of one second lacks events of it that an earlier page showed: the
-    /// page was cut.
-    fn lacks_shown(&self, events: &[PageEvent]) -> bool {
-        if self.level == Level::Time || self.carry.is_empty() {
-            return false;
-        }
-        let ids: HashSet<Id> = events.iter().map(|event| event.id).collect();
-        !self.carry.is_subset(&ids)
-    }
-}
-
-/// How a part was split.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Level {
-    Time,
-    Kinds(Vec<u16>),
-    Authors,
-}
-
 /// The pages read, and the parts left to read.
 #[derive(Debug)]
 pub(crate) struct PagePlan {
@@ -163,17 +120,7 @@ impl PagePlan {
 
     fn push(&mut self, filter: PeerFilter, window: Window, level: Level, carry: HashSet<Id>) {
         if window.since.unwrap_or(0) <= window.until.unwrap_or(u64::MAX) {
-            self.parts.push(Part {
-                filter,
-                window,
-                level,
-                carry,
-                follows: false,
-                above: 0,
-                is_closing: false,
-                checks_finish: false,
-                checks_limit: false,
-            });
+            self.parts.push(Part::new(filter, window, level, carry));
         }
     }
 
@@ -228,15 +175,8 @@ impl PagePlan {
         }
         self.is_closed = true;
         let part = |(filter, window)| Part {
-            filter,
-            window,
-            level: Level::Time,
-            carry: HashSet::new(),
-            follows: false,
-            above: 0,
             is_closing: true,
-            checks_finish: false,
-            checks_limit: false,
+            ..Part::new(filter, window, Level::Time, HashSet::new())
         };
         let parts = self.filter.parts(Window { since: Some(since), until });
         let short = parts.into_iter().flat_map(|(filter, window)| {
@@ -280,14 +220,14 @@ impl PagePlan {
             self.gap(part.window, None, why);
             return None;
         }
-        let is_new = |event: &PageEvent| !part.carry.contains(&event.id);
+        let has_new = part.has_new(&page.events);
         if part.checks_limit {
-            return if page.events.iter().any(is_new) { self.distrust_limit() } else { None };
+            return if has_new { self.distrust_limit() } else { None };
         }
-        if part.above > 0 && page.events.iter().any(is_new) {
+        if part.above > 0 && has_new {
             self.smallest_cut = self.smallest_cut.min(part.above);
         }
-        if part.checks_finish && page.events.iter().any(is_new) {
+        if part.checks_finish && has_new {
             // The peer announces the end of every page.
             (self.finishes_early, self.was_finished, self.is_closed) = (true, false, false);
         }
@@ -303,10 +243,16 @@ impl PagePlan {
             self.split_second(part, second, &page.events);
             return None;
         }
-        let (Some(oldest), true) = (oldest(&page.events), count > 0) else {
-            return Some(shown(&part, part.window, &[]));
+        self.take_events(part, &page, above)
+    }
+
+    /// Handles a page of which neither the peer nor an earlier page says what it lacks.
+    fn take_events(&mut self, part: Part, page: &Page, above: usize) -> Option<ShownPart> {
+        let Some(oldest) = oldest(&page.events) else {
+            return Some(part.shown(part.window, &[]));
         };
-        if part.follows && self.largest <= UNCUT_EVENTS && page.events.iter().any(is_new) {
+        let count = page.events.len();
+        if part.follows && self.largest <= UNCUT_EVENTS && part.has_new(&page.events) {
             self.abandon(self.filter.window(), "the peer shows too few events at a time");
             return None;
         }
@@ -316,7 +262,7 @@ impl PagePlan {
         }
         if self.by_arrival || !is_newest_first(&page.events) {
             if !may_hold_more {
-                return Some(shown(&part, part.window, &page.events));
+                return Some(part.shown(part.window, &page.events));
             }
             if !self.by_arrival && self.trusted {
                 return self.distrust();
@@ -338,17 +284,10 @@ impl PagePlan {
             if self.may_be_cut(count) {
                 self.check_limit(&part, second, &page.events);
             }
-            return Some(shown(&part, second, &page.events));
+            return Some(part.shown(second, &page.events));
         }
         self.split_second(part, oldest, &page.events);
         None
-    }
-
-    /// Whether the page is so large that it may have been cut, and no later page could show this.
-    fn may_be_cut_anywhere(&self, events: &[PageEvent]) -> bool {
-        let newest = events.iter().map(|event| event.created_at).max();
-        let is_ordered = !self.by_arrival && is_newest_first(events) && newest != oldest(events);
-        !is_ordered && self.may_hold_more(events.len(), Hint::None)
     }
 
     /// Handles the peer's announcement that nothing is left. It is trusted once the next page shows
@@ -368,7 +307,7 @@ impl PagePlan {
                         self.push_rest(&part, oldest.checked_sub(1), HashSet::new(), 0);
                     }
                     let window = Window { since: Some(oldest), until: part.window.until };
-                    shown(&part, window, events)
+                    part.shown(window, events)
                 } else {
                     self.go_on_below(part, events, oldest, 0)
                 };
@@ -377,7 +316,7 @@ impl PagePlan {
                 }
                 shown
             }
-            None => shown(&part, part.window, events),
+            None => part.shown(part.window, events),
         }
     }
 
@@ -394,69 +333,7 @@ impl PagePlan {
         let above: Vec<PageEvent> =
             events.iter().filter(|event| event.created_at > oldest).copied().collect();
         let window = Window { since: oldest.checked_add(1), until: part.window.until };
-        shown(&part, window, &above)
-    }
-
-    /// The assumed order of events was wrong: everything is read again, by time.
-    fn distrust(&mut self) -> Option<ShownPart> {
-        self.by_arrival = true;
-        self.read_again()
-    }
-
-    fn read_again(&mut self) -> Option<ShownPart> {
-        self.is_closed = false;
-        self.begins_anew = true;
-        self.parts.clear();
-        let whole = self.filter.window();
-        self.add_windows(&[whole]);
-        None
-    }
-
-    /// Whether a closing question showed events that existed before.
-    fn is_late(&self, events: &[PageEvent]) -> bool {
-        !self.by_arrival && events.iter().any(|event| !event.is_ours && self.is_old(event))
-    }
-
-    /// Whether the event's `created_at` is before the start of the reading.
-    pub(crate) fn is_old(&self, event: &PageEvent) -> bool {
-        event.created_at.saturating_add(LATE_S) < self.began
-    }
-
-    fn may_hold_more(&self, count: usize, hint: Hint) -> bool {
-        hint == Hint::More
-            || count >= self.asked
-            || (self.may_be_cut(count) && self.max_limit.is_none_or(|most| count >= most))
-            || (count > 1 && count >= self.smallest_cut)
-    }
-
-    /// Whether no page was larger.
-    fn may_be_cut(&self, count: usize) -> bool {
-        count >= self.largest && count > UNCUT_EVENTS
-    }
-
-    /// Asks for some of the events of a second again, which counts as complete only because the
-    /// peer announces a larger maximum: a narrower filter would show more of them.
-    fn check_limit(&mut self, part: &Part, second: Window, events: &[PageEvent]) {
-        let pairs = events.iter().map(|event| (event.kind, event.pubkey));
-        let Some((kind, author)) = most_common(pairs) else { return };
-        let carry: HashSet<Id> = events
-            .iter()
-            .filter(|event| (event.kind, event.pubkey) == (kind, author))
-            .map(|event| event.id)
-            .collect();
-        if carry.len() < events.len() {
-            let filter = part.filter.with_kinds(&[kind]).with_authors(&[author]);
-            self.push(filter, second, Level::Authors, carry);
-            if let Some(part) = self.parts.last_mut() {
-                part.checks_limit = true;
-            }
-        }
-    }
-
-    /// The announced maximum was not true: everything is read again.
-    fn distrust_limit(&mut self) -> Option<ShownPart> {
-        self.max_limit = None;
-        self.read_again()
+        part.shown(window, &above)
     }
 
     /// A filter with a limit is read until the limit is reached, and compared as a whole.
@@ -553,21 +430,10 @@ impl PagePlan {
     }
 }
 
-fn most_common<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<T> {
-    let mut counts: BTreeMap<T, usize> = BTreeMap::new();
-    values.for_each(|value| *counts.entry(value).or_default() += 1);
-    counts.into_iter().max_by_key(|(_, count)| *count).map(|(value, _)| value)
-}
-
 fn oldest(events: &[PageEvent]) -> Option<u64> {
     events.iter().map(|event| event.created_at).min()
 }
 
 fn is_newest_first(events: &[PageEvent]) -> bool {
     events.is_sorted_by(|one, next| one.created_at >= next.created_at)
-}
-
-fn shown(part: &Part, window: Window, events: &[PageEvent]) -> ShownPart {
-    let theirs = events.iter().map(|event| event.id).chain(part.carry.iter().copied()).collect();
-    ShownPart { filter: part.filter.within(window), theirs }
 }

@@ -1,7 +1,8 @@
 //! Splits a second that may hold more than a page: by kind, then by author.
 
 use super::super::Id;
-use super::{Level, MOST_VALUES, PageEvent, PagePlan, Part};
+use super::part::{Level, Part};
+use super::{MOST_VALUES, PageEvent, PagePlan};
 use crate::sync::filter::{PeerFilter, Window};
 use std::collections::{BTreeSet, HashSet};
 

@@ -1,7 +1,8 @@
 //! Whether the peer treats `until` as included. NIP-01 says so, but some relays exclude that
 //! second: events that a page has cut off of it would never be seen.
 
-use super::{Page, PageEvent, PagePlan, Part, is_newest_first};
+use super::part::Part;
+use super::{Page, PageEvent, PagePlan, is_newest_first};
 use crate::sync::filter::Window;
 
 /// The peer's treatment of `until`, as far as it is known.
